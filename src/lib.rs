@@ -1,3 +1,16 @@
+//! templatefs: a store of unwritable VM templates, mounted; see README.md and docs/DESIGN.md.
+
+pub mod access;
+mod caller;
+pub mod engine;
+mod errands;
 pub mod error;
+mod fuse;
 pub mod name;
+pub mod overlay;
+mod passthrough;
+pub mod pins;
 pub mod rules;
+pub mod store;
+mod sys;
+pub mod views;

@@ -1,0 +1,210 @@
+//! What stat(2) shows, and what may be changed of it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::nodes::{Content, Node, PrivateRef, What};
+use super::open::HandleId;
+use super::{Engine, control};
+use crate::access::Caller;
+use crate::error::{Error, Result};
+use crate::store::{Found, Metadata};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    File,
+    Directory,
+}
+
+#[derive(Debug, Clone)]
+pub struct Attributes {
+    pub node: u64,
+    pub kind: FileKind,
+    pub size: u64,
+    /// Units of 512 bytes: for a private view, what it owns.
+    pub blocks: u64,
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub atime: SystemTime,
+    pub mtime: SystemTime,
+    pub ctime: SystemTime,
+    /// How long the kernel may believe this.
+    pub valid: Duration,
+}
+
+/// What setattr asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    pub size: Option<u64>,
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mtime: Option<SystemTime>,
+    pub atime: Option<SystemTime>,
+}
+
+/// The store's files change rarely, and what decides is checked again at OPEN.
+const STORE_VALID: Duration = Duration::from_secs(1);
+
+impl Engine {
+    pub fn getattr(&self, caller: &Caller, id: u64) -> Result<Attributes> {
+        let node = self.node(id)?;
+        if let What::Directory { path } = &node.what
+            && let Found::Directory(metadata) = self.store.find(path)?
+        {
+            *node.metadata.lock() = Some(metadata);
+        }
+        self.attributes_of(caller, &node)
+    }
+
+    pub(super) fn attributes_of(&self, caller: &Caller, node: &Node) -> Result<Attributes> {
+        let metadata = || {
+            let seen = node.metadata.lock().clone();
+            seen.ok_or_else(|| Error::Stale(format!("node {}: it was never looked up", node.id)))
+        };
+        match &node.what {
+            What::Directory { .. } => Ok(directory(node.id, &metadata()?)),
+            What::Rom { template, .. } => {
+                let seen = metadata()?;
+                let size = template.identity.size;
+                Ok(Attributes { size, mode: seen.mode & 0o555, ..of_template(node.id, &seen) })
+            }
+            What::Template { .. } => {
+                let seen = metadata()?;
+                let mut attributes = Attributes { valid: Duration::ZERO, ..of_template(node.id, &seen) };
+                if let Some(Content::Authored(authored)) = &node.state.lock().content {
+                    let now = authored.file.metadata().map_err(|e| Error::io("stat of a template", e))?;
+                    attributes.size = now.len();
+                    attributes.blocks = std::os::unix::fs::MetadataExt::blocks(&now);
+                    attributes.mtime = now.modified().unwrap_or(attributes.mtime);
+                }
+                Ok(attributes)
+            }
+            What::Private(private) => self.private_attributes(caller, node, private, &metadata()?),
+            What::ControlDirectory | What::Control(_) => Ok(control::attributes(node.id, &node.what)),
+        }
+    }
+
+    fn private_attributes(
+        &self,
+        caller: &Caller,
+        node: &Node,
+        private: &PrivateRef,
+        seen: &Metadata,
+    ) -> Result<Attributes> {
+        let mut attributes = Attributes {
+            size: private.template.identity.size,
+            blocks: 0,
+            mode: 0o600,
+            nlink: 1,
+            uid: private.uid,
+            gid: private.gid,
+            valid: Duration::ZERO,
+            ..of_template(node.id, seen)
+        };
+        let content = node.state.lock().content.clone();
+        let (record, usage, mtime) = match (content, &private.view) {
+            (Some(Content::View(view)), _) => (view.record(), view.overlay.usage(), view.overlay.mtime()),
+            (_, Some(name)) => match self.views.find(name)? {
+                Some(known) => (known.record, known.usage, known.mtime),
+                // Whoever asks could be the one who makes it.
+                None => return Ok(Attributes { uid: caller.uid, gid: caller.gid, ..attributes }),
+            },
+            _ => return Ok(attributes),
+        };
+        attributes.size = record.extent.size;
+        attributes.blocks = usage.private_bytes / 512;
+        (attributes.uid, attributes.gid, attributes.mode) = (record.uid, record.gid, record.mode);
+        attributes.mtime = mtime;
+        attributes.ctime = mtime.max(UNIX_EPOCH + Duration::from_secs(record.created));
+        Ok(attributes)
+    }
+
+    /// The kernel has checked the caller against the attributes that it was shown.
+    pub fn setattr(
+        &self,
+        caller: &Caller,
+        id: u64,
+        handle: Option<HandleId>,
+        changes: &Changes,
+    ) -> Result<Attributes> {
+        let node = self.node(id)?;
+        match &node.what {
+            What::Rom { template, .. } if changes.size.is_some() => {
+                return Err(Error::Denied(format!(
+                    "{}: a ROM view cannot be truncated; open NAME?rom=off for a private writable view",
+                    template.path.display()
+                )));
+            }
+            What::Template { .. } => self.change_template(&node, handle, changes)?,
+            What::Private(private) => self.change_private(caller, &node, private, changes)?,
+            What::Rom { .. } | What::Directory { .. } | What::ControlDirectory | What::Control(_) => {
+                return Err(Error::ReadOnly(format!("node {id}: its attributes are changed in the store")));
+            }
+        }
+        self.attributes_of(caller, &node)
+    }
+
+    fn change_private(
+        &self,
+        caller: &Caller,
+        node: &Node,
+        private: &PrivateRef,
+        changes: &Changes,
+    ) -> Result<()> {
+        let shown = private.template.path.display();
+        let view = self.view_to_change(caller, node, private)?;
+        if let Some(size) = changes.size {
+            view.overlay
+                .truncate(size)
+                .map_err(|e| Error::io(format!("{shown}: truncate of a private view"), e))?;
+        }
+        if changes.uid.is_some() || changes.gid.is_some() || changes.mode.is_some() {
+            view.change_owner(changes.uid, changes.gid, changes.mode)?;
+        }
+        if let Some(mtime) = changes.mtime {
+            view.overlay.set_mtime(mtime);
+        }
+        Ok(())
+    }
+
+    fn change_template(&self, node: &Node, handle: Option<HandleId>, changes: &Changes) -> Result<()> {
+        let beyond_size = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
+        if beyond_size {
+            return Err(Error::ReadOnly("a template's mode and owner are changed in the store".into()));
+        }
+        let Some(size) = changes.size else { return Ok(()) };
+        let authored =
+            match handle.map(|id| self.handle(id)).transpose()?.map(|handle| handle.content.clone()) {
+                Some(Content::Authored(authored)) => authored,
+                _ => self.author(node)?,
+            };
+        authored.file.set_len(size).map_err(|e| Error::io("truncate of a template", e))
+    }
+}
+
+fn of_template(node: u64, seen: &Metadata) -> Attributes {
+    Attributes {
+        node,
+        kind: FileKind::File,
+        size: seen.size,
+        blocks: seen.blocks,
+        mode: seen.mode,
+        nlink: seen.nlink,
+        uid: seen.uid,
+        gid: seen.gid,
+        atime: seen.atime,
+        mtime: seen.mtime,
+        ctime: seen.ctime,
+        valid: STORE_VALID,
+    }
+}
+
+/// Views with a name are entries of directories that their owners may remove: whoever may search
+/// a directory may write it, as in /tmp, and the engine admits nothing else than that.
+fn directory(node: u64, seen: &Metadata) -> Attributes {
+    let searchable = seen.mode & 0o111;
+    let mode = (seen.mode & 0o555) | (searchable << 1) | 0o1000;
+    Attributes { kind: FileKind::Directory, mode, ..of_template(node, seen) }
+}

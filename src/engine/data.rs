@@ -1,0 +1,197 @@
+//! Reading and writing what is open.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+
+use super::Engine;
+use super::nodes::{Content, Node, What};
+use super::open::{Handle, HandleId};
+use crate::error::{Error, Result};
+use crate::pins::Pinned;
+
+/// lseek(2) with SEEK_DATA or SEEK_HOLE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    Data,
+    Hole,
+}
+
+/// fallocate(2), as far as the kernel forwards it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocate {
+    Punch,
+    Zero { keep_size: bool },
+    Plain { keep_size: bool },
+}
+
+impl Allocate {
+    pub fn from_mode(mode: i32) -> Result<Self> {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Ok(Self::Plain { keep_size }),
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => Ok(Self::Punch),
+            libc::FALLOC_FL_ZERO_RANGE => Ok(Self::Zero { keep_size }),
+            _ => Err(Error::Unsupported(format!("fallocate mode {mode:#x} is not supported"))),
+        }
+    }
+}
+
+impl Engine {
+    /// Fills `buf` from `offset`; fewer bytes only at the end.
+    pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let handle = self.handle(handle)?;
+        let read = match &handle.content {
+            Content::Template(pinned) => {
+                watch(&handle.node, pinned);
+                let template = pinned.template();
+                let length = template.identity().size.saturating_sub(offset).min(buf.len() as u64) as usize;
+                template.read_at(&mut buf[..length], offset).map(|()| length)
+            }
+            Content::View(view) => {
+                watch(&handle.node, &view.pinned);
+                view.overlay.read(offset, buf)
+            }
+            Content::Authored(authored) => read_file(&authored.file, offset, buf),
+            Content::Snapshot(bytes) => {
+                let from = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+                let length = buf.len().min(bytes.len() - from);
+                buf[..length].copy_from_slice(&bytes[from..from + length]);
+                Ok(length)
+            }
+        };
+        read.map_err(|e| self.failed(&handle.node, "read", offset, buf.len(), e))
+    }
+
+    /// Writes all of `data` or nothing of it. The kernel may name any open file of the node when
+    /// it writes mapped pages back.
+    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<()> {
+        let handle = self.handle(handle)?;
+        let written = match &handle.content {
+            Content::View(view) => view.overlay.write(offset, data),
+            Content::Authored(authored) => authored.file.write_all_at(data, offset),
+            Content::Template(_) | Content::Snapshot(_) => return Err(not_writable(&handle.node)),
+        };
+        written.map_err(|e| self.failed(&handle.node, "write", offset, data.len(), e))
+    }
+
+    pub fn allocate(&self, handle: HandleId, offset: u64, length: u64, how: Allocate) -> Result<()> {
+        let handle = self.handle(handle)?;
+        let done = match &handle.content {
+            Content::View(view) => {
+                let overlay = &view.overlay;
+                match how {
+                    Allocate::Punch => overlay.punch(offset, length),
+                    Allocate::Zero { keep_size } => overlay.zero_range(offset, length, keep_size),
+                    Allocate::Plain { keep_size } => overlay.allocate(offset, length, keep_size),
+                }
+            }
+            Content::Authored(authored) => {
+                fallocate(&authored.file, fallocate_flags(how), offset, length).map_err(io::Error::from)
+            }
+            Content::Template(_) | Content::Snapshot(_) => return Err(not_writable(&handle.node)),
+        };
+        done.map_err(|e| self.failed(&handle.node, "fallocate", offset, length as usize, e))
+    }
+
+    /// Whether mapped stores that the kernel has not written back yet could turn a hole of this
+    /// file into data.
+    pub fn holes_may_be_dirty(&self, handle: HandleId) -> Result<bool> {
+        let node = self.handle(handle)?.node.clone();
+        let writable = |other: &Arc<Handle>| other.node.id == node.id && other.access.write;
+        Ok(self.handles.iter().any(|entry| writable(entry.value())))
+    }
+
+    /// `Error::NoMoreData` where there is nothing at or after `offset`.
+    pub fn seek(&self, handle: HandleId, offset: u64, whence: Seek) -> Result<u64> {
+        let handle = self.handle(handle)?;
+        let node = &handle.node;
+        let failed = |e: io::Error| self.failed(node, "lseek", offset, 0, e);
+        let (size, found) = match &handle.content {
+            Content::Template(pinned) => {
+                let template = pinned.template();
+                let found = match whence {
+                    Seek::Data => template.next_data(offset),
+                    Seek::Hole => template.next_hole(offset).map(Some),
+                };
+                (template.identity().size, found)
+            }
+            Content::View(view) => {
+                let found = match whence {
+                    Seek::Data => view.overlay.next_data(offset),
+                    Seek::Hole => view.overlay.next_hole(offset).map(Some),
+                };
+                (view.overlay.size(), found)
+            }
+            Content::Authored(authored) => {
+                let size = authored.file.metadata().map_err(failed)?.len();
+                let from = match whence {
+                    Seek::Data => SeekFrom::Data(offset),
+                    Seek::Hole => SeekFrom::Hole(offset),
+                };
+                (size, seek(&authored.file, from).map(Some).map_err(io::Error::from))
+            }
+            Content::Snapshot(bytes) => {
+                let size = bytes.len() as u64;
+                (size, Ok(Some(if whence == Seek::Data { offset } else { size })))
+            }
+        };
+        match found.map_err(failed)? {
+            Some(at) if offset < size => Ok(at),
+            _ => Err(Error::NoMoreData),
+        }
+    }
+
+    pub fn sync(&self, handle: HandleId) -> Result<()> {
+        let handle = self.handle(handle)?;
+        let synced = match &handle.content {
+            Content::View(view) => view.overlay.sync(),
+            Content::Authored(authored) => authored.file.sync_all(),
+            Content::Template(_) | Content::Snapshot(_) => Ok(()),
+        };
+        synced.map_err(|e| self.failed(&handle.node, "fsync", 0, 0, e))
+    }
+
+    fn failed(&self, node: &Node, what: &str, offset: u64, length: usize, error: io::Error) -> Error {
+        let template = match &node.what {
+            What::Rom { template, .. } | What::Template { template } => Some(template),
+            What::Private(private) => Some(&private.template),
+            What::Directory { .. } | What::ControlDirectory | What::Control(_) => None,
+        };
+        let path = template.map_or_else(String::new, |template| template.path.display().to_string());
+        Error::io(format!("{path} (node {}): {what} of {length} bytes at {offset}", node.id), error)
+    }
+}
+
+fn watch(node: &Node, pinned: &Pinned) {
+    if let What::Rom { template, .. } | What::Private(super::nodes::PrivateRef { template, .. }) = &node.what
+    {
+        pinned.watch(&template.path);
+    }
+}
+
+fn not_writable(node: &Node) -> Error {
+    Error::Denied(format!("node {}: it is open for reading only", node.id))
+}
+
+fn read_file(file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+fn fallocate_flags(how: Allocate) -> FallocateFlags {
+    let keep = |keep_size| if keep_size { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
+    match how {
+        Allocate::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        Allocate::Zero { keep_size } => FallocateFlags::ZERO_RANGE | keep(keep_size),
+        Allocate::Plain { keep_size } => keep(keep_size),
+    }
+}

@@ -1,0 +1,193 @@
+//! A directory entry becomes a node. Nothing that lasts is made here: a LOOKUP is not an open.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::nodes::{Node, PrivateRef, TemplateRef, What};
+use super::{Attributes, Engine, ROOT, control};
+use crate::access::{Caller, READ, SEARCH, WRITE};
+use crate::error::{Error, Result};
+use crate::name::{self, Label, Query};
+use crate::overlay::Record;
+use crate::rules::{Kind, admit};
+use crate::store::{Found, Identity, Metadata};
+
+/// One line of a directory, named as it is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    pub name: Vec<u8>,
+    pub is_directory: bool,
+}
+
+impl Engine {
+    pub fn lookup(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Attributes> {
+        let node = self.look_up_node(caller, parent, raw)?;
+        self.attributes_of(caller, &node).inspect_err(|_| self.forget(node.id, 1))
+    }
+
+    fn look_up_node(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Arc<Node>> {
+        let parent = self.node(parent)?;
+        if let Some(id) = control::lookup(&parent, raw)? {
+            return self
+                .nodes
+                .look_up_fixed(id)
+                .ok_or_else(|| Error::NotFound("no such control file".into()));
+        }
+        let directory = self.directory(caller, &parent, SEARCH)?;
+        let shown = || name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat());
+        let request = name::parse(raw).map_err(|source| Error::Name { path: shown(), source })?;
+        let path = directory.join(OsString::from_vec(request.base.clone()));
+        let (metadata, identity) = match self.store.find(&path)? {
+            Found::Template(metadata, identity) => (metadata, identity),
+            Found::Directory(metadata) if request.query.is_none() => {
+                return Ok(self.nodes.look_up(What::Directory { path }, Some(metadata)));
+            }
+            Found::Directory(_) => {
+                return Err(Error::Invalid(format!("{}: a directory takes no query", shown())));
+            }
+        };
+        let kind = admit(&request).map_err(|refusal| refusal.at(&shown()))?;
+        let query = request.query.unwrap_or_default();
+        let what = self.what(caller, kind, query, path, &metadata, identity)?;
+        Ok(self.nodes.look_up(what, Some(metadata)))
+    }
+
+    fn what(
+        &self,
+        caller: &Caller,
+        kind: Kind,
+        query: Query,
+        path: PathBuf,
+        metadata: &Metadata,
+        identity: Identity,
+    ) -> Result<What> {
+        if kind == Kind::Template {
+            if !self.allow_template_writes {
+                return Err(Error::ReadOnly(format!(
+                    "{}: this mount does not write templates; mount with --allow-template-writes, or use rom=off for a \
+                     private view",
+                    path.display()
+                )));
+            }
+            return Ok(What::Template { template: TemplateRef { path, identity } });
+        }
+        self.pins.admit(&path, &identity)?;
+        let template = TemplateRef { path, identity };
+        if kind == Kind::Rom {
+            let vm = query.vm.filter(|_| self.passthrough.load(Ordering::Relaxed));
+            return Ok(What::Rom { template, vm });
+        }
+        let if_writable = kind == Kind::PrivateIfWritable;
+        self.check_template_rights(caller, &template.path, metadata, if_writable)?;
+        if let Some(view) = &query.view {
+            self.check_same_template(view, &template)?;
+        }
+        let (uid, gid) = (caller.uid, caller.gid);
+        Ok(What::Private(PrivateRef { template, view: query.view, vm: query.vm, if_writable, uid, gid }))
+    }
+
+    /// Who may have a private view of a template at all.
+    pub(super) fn check_template_rights(
+        &self,
+        caller: &Caller,
+        path: &Path,
+        metadata: &Metadata,
+        if_writable: bool,
+    ) -> Result<()> {
+        self.check(caller, path, metadata, READ)?;
+        if !if_writable {
+            return Ok(());
+        }
+        self.check(caller, path, metadata, WRITE).map_err(|_| {
+            Error::Denied(format!(
+                "{}: readonly=off asks for a template that user {} may write, as in QEMU; leave readonly out for a \
+                 private view of a template that nobody may write",
+                path.display(),
+                caller.uid
+            ))
+        })
+    }
+
+    /// A view with a name opens over the file that it was made from and no other.
+    pub(super) fn check_same_template(&self, view: &Label, template: &TemplateRef) -> Result<()> {
+        let Some(known) = self.views.find(view)? else { return Ok(()) };
+        if template.identity.continues(&known.record.identity) {
+            return Ok(());
+        }
+        let made_from = name::printable(&known.record.template);
+        let shown = template.path.display();
+        if known.record.template != template.path.as_os_str().as_encoded_bytes() {
+            return Err(Error::NameTaken(format!(
+                "{shown}: view {view} is a view of {made_from}; open it there, or choose another name"
+            )));
+        }
+        Err(Error::Stale(format!(
+            "{shown}: view {view} was made from an earlier file of this name, and its pages fit no other; put that \
+             file back, or discard the view"
+        )))
+    }
+
+    /// Removes the view with a name that an entry stands for.
+    pub fn unlink(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<()> {
+        let parent = self.node(parent)?;
+        let directory = self.directory(caller, &parent, SEARCH)?;
+        let shown = name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat());
+        let request = name::parse(raw).map_err(|source| Error::Name { path: shown.clone(), source })?;
+        let path = directory.join(OsString::from_vec(request.base.clone()));
+        let Some(view) = request.query.and_then(|query| query.view) else {
+            return Err(Error::ReadOnly(format!(
+                "{shown}: only a view with a name can be removed; templates are removed in the store"
+            )));
+        };
+        let known = self.views.find(&view).ok().flatten();
+        if known.is_some_and(|known| known.record.template != path.as_os_str().as_encoded_bytes()) {
+            return Err(Error::NameTaken(format!("{shown}: view {view} is a view of another template")));
+        }
+        let allowed = |record: Option<&Record>| match record {
+            Some(record) if caller.uid != 0 && caller.uid != record.uid => {
+                Err(Error::Denied(format!("{shown}: this view belongs to user {}", record.uid)))
+            }
+            None if caller.uid != 0 => {
+                Err(Error::Denied(format!("{shown}: only root may discard a broken view")))
+            }
+            _ => Ok(()),
+        };
+        self.nodes.retire(&view, || self.views.discard(&view, allowed))?;
+        log::info!("view {view} of {} was discarded by user {}", path.display(), caller.uid);
+        Ok(())
+    }
+
+    /// What a directory holds, without `.` and `..`.
+    pub fn list(&self, caller: &Caller, id: u64) -> Result<Vec<DirectoryEntry>> {
+        let node = self.node(id)?;
+        if let What::ControlDirectory = node.what {
+            return Ok(control::list());
+        }
+        let directory = self.directory(caller, &node, READ)?;
+        let listed = self.store.list(directory)?.into_iter();
+        let is_shadowed = |name: &[u8]| id == ROOT && name == control::DIRECTORY;
+        let entry = |l: crate::store::Listed| DirectoryEntry {
+            name: name::escape(&l.name).into_owned(),
+            is_directory: l.is_directory,
+        };
+        Ok(listed.filter(|l| !is_shadowed(&l.name)).map(entry).collect())
+    }
+
+    /// The path of a directory node. The kernel checks its mode; its ACL, if it has one, is
+    /// checked here.
+    fn directory<'a>(&self, caller: &Caller, node: &'a Node, want: u32) -> Result<&'a Path> {
+        let What::Directory { path } = &node.what else {
+            return Err(Error::NotADirectory(format!("node {}: not a directory of the store", node.id)));
+        };
+        if caller.uid != 0
+            && let Found::Directory(metadata) = self.store.find(path)?
+            && metadata.acl.is_some()
+        {
+            self.check(caller, path, &metadata, want)?;
+        }
+        Ok(path)
+    }
+}

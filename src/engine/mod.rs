@@ -1,0 +1,116 @@
+//! What a mount does, without the kernel's protocol: every operation takes node ids and returns a
+//! result, and can be called without a mount.
+
+mod attributes;
+mod control;
+mod data;
+mod lookup;
+mod nodes;
+mod open;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+pub use attributes::{Attributes, Changes, FileKind};
+pub use control::{Opener, ViewEntry, ViewList};
+pub use data::{Allocate, Seek};
+pub use lookup::DirectoryEntry;
+pub use nodes::ROOT;
+pub use open::{Access, Opened, Plane, ReadOnly, Released};
+
+use crate::access::{Caller, Guarded, permitted};
+use crate::caller;
+use crate::error::{Error, Result};
+use crate::pins::Pins;
+use crate::store::{Metadata, Store};
+use crate::views::Views;
+use nodes::{Content, Node, Nodes, PrivateRef, What};
+use open::Handle;
+
+pub struct Engine {
+    store: Box<dyn Store>,
+    views: Views,
+    pins: Pins,
+    nodes: Nodes,
+    handles: DashMap<u64, Arc<Handle>>,
+    next_handle: AtomicU64,
+    allow_template_writes: bool,
+    /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
+    passthrough: AtomicBool,
+}
+
+impl Engine {
+    pub fn new(store: Box<dyn Store>, views: Views, allow_template_writes: bool) -> Self {
+        Self {
+            store,
+            views,
+            pins: Pins::default(),
+            nodes: Nodes::new(),
+            handles: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+            allow_template_writes,
+            passthrough: AtomicBool::new(false),
+        }
+    }
+
+    /// Told once, when the mount's features are known, before the first LOOKUP.
+    pub fn set_passthrough(&self, on: bool) {
+        self.passthrough.store(on, Ordering::Relaxed);
+    }
+
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// The kernel has dropped `lookups` references to a node.
+    pub fn forget(&self, id: u64, lookups: u64) {
+        if let Some(node) = self.nodes.forget(id, lookups) {
+            self.clean_up(&node);
+        }
+    }
+
+    /// A view without a name that was changed but never opened goes with its node.
+    fn clean_up(&self, node: &Node) {
+        let content = node.state.lock().content.take();
+        if let (What::Private(PrivateRef { view: None, .. }), Some(Content::View(_))) = (&node.what, content)
+        {
+            self.views.remove_unnamed(node.id);
+        }
+    }
+
+    /// A node that the kernel names but that is not here: ESTALE makes it look the path up again.
+    fn node(&self, id: u64) -> Result<Arc<Node>> {
+        self.nodes.get(id).ok_or_else(|| Error::Stale(format!("node {id}: not known any more")))
+    }
+
+    fn handle(&self, id: u64) -> Result<Arc<Handle>> {
+        let found = self.handles.get(&id).map(|handle| handle.clone());
+        found.ok_or_else(|| Error::io(format!("handle {id}: not open"), rustix::io::Errno::BADF))
+    }
+
+    /// May `caller` do `want` (access.rs) to this file of the store?
+    fn check(&self, caller: &Caller, path: &Path, metadata: &Metadata, want: u32) -> Result<()> {
+        let file = Guarded {
+            mode: metadata.mode,
+            uid: metadata.uid,
+            gid: metadata.gid,
+            acl: metadata.acl.as_deref(),
+        };
+        if permitted(&file, caller, || caller::supplementary_groups(caller), want) {
+            return Ok(());
+        }
+        let verb = match want {
+            crate::access::READ => "read",
+            crate::access::WRITE => "write",
+            _ => "search",
+        };
+        Err(Error::Denied(format!(
+            "{}: user {} may not {verb} it in the store; change its mode or owner there",
+            path.display(),
+            caller.uid
+        )))
+    }
+}

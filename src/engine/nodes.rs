@@ -1,0 +1,287 @@
+//! The node ids of a mount.
+//!
+//! Invariants:
+//! - a node id means one thing for ever; ids are never reused;
+//! - the page cache belongs to the node id: what may share content (a ROM view, a view with a
+//!   name, a directory) is found again under the same id, and a private view without a name gets
+//!   a new one at each LOOKUP, so that no two path walks ever share one;
+//! - a node stays until the kernel has forgotten each LOOKUP and released each OPEN of it, in
+//!   whichever order these arrive.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::control::ControlFile;
+use crate::error::Result;
+use crate::name::Label;
+use crate::pins::{Authored, Pinned};
+use crate::store::{Identity, Metadata};
+use crate::views::View;
+
+pub const ROOT: u64 = 1;
+/// The control directory's nodes lie between the root and this.
+pub const FIRST_FREE: u64 = 64;
+
+/// What a node id stands for.
+#[derive(Debug, Clone)]
+pub enum What {
+    Directory { path: PathBuf },
+    Rom { template: TemplateRef, vm: Option<Label> },
+    Template { template: TemplateRef },
+    Private(PrivateRef),
+    ControlDirectory,
+    Control(ControlFile),
+}
+
+/// Which template, as a LOOKUP found it.
+#[derive(Debug, Clone)]
+pub struct TemplateRef {
+    pub path: PathBuf,
+    pub identity: Identity,
+}
+
+#[derive(Debug, Clone)]
+pub struct PrivateRef {
+    pub template: TemplateRef,
+    pub view: Option<Label>,
+    pub vm: Option<Label>,
+    /// Only for a caller who may write the template file.
+    pub if_writable: bool,
+    /// Who walked the path.
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// What an open node reads and writes.
+#[derive(Clone)]
+pub enum Content {
+    /// Nothing but the template, for reading.
+    Template(Arc<Pinned>),
+    View(Arc<View>),
+    Authored(Arc<Authored>),
+    /// What a control file held when it was opened.
+    Snapshot(Arc<Vec<u8>>),
+}
+
+pub struct Node {
+    pub id: u64,
+    pub what: What,
+    /// The template's, or the directory's, as last seen.
+    pub metadata: Mutex<Option<Metadata>>,
+    pub state: Mutex<OpenState>,
+    /// Guarded by the index lock for nodes that can be found again.
+    lookups: AtomicU64,
+}
+
+#[derive(Default)]
+pub struct OpenState {
+    pub opens: u64,
+    pub content: Option<Content>,
+    /// A view without a name, after its last close, or one whose name was discarded: its node id
+    /// must not be opened again, since the kernel may still cache pages of what it was.
+    pub spent: bool,
+}
+
+/// What makes two LOOKUPs find the same node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Directory(PathBuf),
+    /// With a label, where ROM views of different VMs have nodes of their own.
+    Rom(Identity, Option<Label>),
+    Template((u64, u64)),
+    /// Two templates may each have a candidate for a name; only one becomes the view.
+    Named(Label, Identity),
+}
+
+pub struct Nodes {
+    nodes: DashMap<u64, Arc<Node>>,
+    index: Mutex<HashMap<Key, u64>>,
+    next: AtomicU64,
+}
+
+impl Nodes {
+    pub fn new() -> Self {
+        let nodes = Self { nodes: DashMap::new(), index: Mutex::default(), next: AtomicU64::new(FIRST_FREE) };
+        let fixed =
+            [(ROOT, What::Directory { path: PathBuf::new() })].into_iter().chain(super::control::nodes());
+        for (id, what) in fixed {
+            nodes.nodes.insert(id, Arc::new(Node::new(id, what, None)));
+        }
+        nodes
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<Node>> {
+        self.nodes.get(&id).map(|node| node.clone())
+    }
+
+    /// The node for one LOOKUP of `what`, which is counted.
+    pub fn look_up(&self, what: What, metadata: Option<Metadata>) -> Arc<Node> {
+        let Some(key) = key(&what) else {
+            return self.insert(what, metadata);
+        };
+        let mut index = self.index.lock();
+        if let Some(node) = index.get(&key).and_then(|id| self.get(*id)) {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            *node.metadata.lock() = metadata;
+            return node;
+        }
+        let node = self.insert(what, metadata);
+        index.insert(key, node.id);
+        node
+    }
+
+    /// One more LOOKUP of a node whose id is known.
+    pub fn look_up_fixed(&self, id: u64) -> Option<Arc<Node>> {
+        let node = self.get(id)?;
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        Some(node)
+    }
+
+    fn insert(&self, what: What, metadata: Option<Metadata>) -> Arc<Node> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let node = Arc::new(Node::new(id, what, metadata));
+        node.lookups.store(1, Ordering::Relaxed);
+        self.nodes.insert(id, node.clone());
+        node
+    }
+
+    /// Returns the node if it is gone now.
+    pub fn forget(&self, id: u64, lookups: u64) -> Option<Arc<Node>> {
+        let mut index = self.index.lock();
+        let node = self.get(id)?;
+        let before = node.lookups.load(Ordering::Relaxed);
+        node.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
+        self.remove_if_unused(&mut index, &node).then_some(node)
+    }
+
+    /// Removes the node of a last close that the kernel has forgotten before.
+    pub fn closed(&self, node: &Node) {
+        self.remove_if_unused(&mut self.index.lock(), node);
+    }
+
+    /// Runs `discard`, after which a LOOKUP of this view's name finds a new node. Meanwhile no
+    /// LOOKUP finds the old one and no OPEN of it makes the view again: a view never has two
+    /// node ids. The kernel answers the ESTALE of such an OPEN by looking the path up once more.
+    pub fn retire<T>(&self, view: &Label, discard: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut index = self.index.lock();
+        let is_candidate = |key: &Key| matches!(key, Key::Named(name, _) if name == view);
+        let ids: Vec<u64> = index.iter().filter(|(key, _)| is_candidate(key)).map(|(_, id)| *id).collect();
+        let mark = |spent| {
+            for node in ids.iter().filter_map(|id| self.get(*id)) {
+                node.state.lock().spent = spent;
+            }
+        };
+        mark(true);
+        let done = discard().inspect_err(|_| mark(false))?;
+        index.retain(|key, _| !is_candidate(key));
+        Ok(done)
+    }
+
+    /// Nodes that are open now.
+    pub fn open(&self) -> Vec<Arc<Node>> {
+        let open = |node: &Arc<Node>| node.state.lock().opens > 0;
+        self.nodes.iter().map(|entry| entry.value().clone()).filter(open).collect()
+    }
+
+    fn remove_if_unused(&self, index: &mut HashMap<Key, u64>, node: &Node) -> bool {
+        let unused = node.lookups.load(Ordering::Relaxed) == 0 && node.state.lock().opens == 0;
+        if !unused || node.id < FIRST_FREE {
+            return false;
+        }
+        self.nodes.remove(&node.id);
+        if let Some(key) = key(&node.what)
+            && index.get(&key) == Some(&node.id)
+        {
+            index.remove(&key);
+        }
+        true
+    }
+}
+
+impl Node {
+    fn new(id: u64, what: What, metadata: Option<Metadata>) -> Self {
+        let state = Mutex::default();
+        Self { id, what, metadata: Mutex::new(metadata), state, lookups: AtomicU64::new(0) }
+    }
+}
+
+fn key(what: &What) -> Option<Key> {
+    match what {
+        What::Directory { path } => Some(Key::Directory(path.clone())),
+        What::Rom { template, vm } => Some(Key::Rom(template.identity.clone(), vm.clone())),
+        What::Template { template } => Some(Key::Template(template.identity.file())),
+        What::Private(PrivateRef { view: Some(view), template, .. }) => {
+            Some(Key::Named(view.clone(), template.identity.clone()))
+        }
+        What::Private(_) | What::ControlDirectory | What::Control(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { dev: 1, ino: 2, size: 3, mtime_ns: 4, btime_ns: None }
+    }
+
+    fn private(view: Option<&str>) -> What {
+        What::Private(PrivateRef {
+            template: TemplateRef { path: "t".into(), identity: identity() },
+            view: view.map(|name| Label::new(name.as_bytes()).unwrap()),
+            vm: None,
+            if_writable: false,
+            uid: 0,
+            gid: 0,
+        })
+    }
+
+    #[test]
+    fn a_view_without_a_name_is_new_at_each_lookup_and_a_named_one_is_not() {
+        let nodes = Nodes::new();
+        assert_ne!(nodes.look_up(private(None), None).id, nodes.look_up(private(None), None).id);
+        assert_eq!(nodes.look_up(private(Some("a")), None).id, nodes.look_up(private(Some("a")), None).id);
+        assert_ne!(nodes.look_up(private(Some("a")), None).id, nodes.look_up(private(Some("b")), None).id);
+    }
+
+    #[test]
+    fn a_node_goes_with_its_last_lookup_or_its_last_close_whichever_is_later() {
+        let nodes = Nodes::new();
+        let before = nodes.nodes.len();
+        let node = nodes.look_up(private(Some("a")), None);
+        nodes.look_up(private(Some("a")), None);
+        nodes.forget(node.id, 1);
+        assert!(nodes.get(node.id).is_some());
+        node.state.lock().opens = 1;
+        nodes.forget(node.id, 1);
+        assert!(nodes.get(node.id).is_some(), "FORGET may overtake RELEASE");
+        node.state.lock().opens = 0;
+        nodes.closed(&node);
+        assert!(nodes.get(node.id).is_none());
+        assert_ne!(nodes.look_up(private(Some("a")), None).id, node.id, "ids are never reused");
+        assert_eq!(nodes.nodes.len(), before + 1);
+        nodes.forget(ROOT, 1000);
+        assert!(nodes.get(ROOT).is_some());
+    }
+
+    #[test]
+    fn a_discarded_views_name_leads_to_a_new_node() {
+        let nodes = Nodes::new();
+        let old = nodes.look_up(private(Some("a")), None);
+        nodes.retire(&Label::new(b"a").unwrap(), || Ok(())).unwrap();
+        assert!(old.state.lock().spent, "an OPEN that is under way must not make the view again");
+        let new = nodes.look_up(private(Some("a")), None);
+        assert_ne!(old.id, new.id);
+        nodes.forget(old.id, 1);
+        assert_eq!(
+            nodes.look_up(private(Some("a")), None).id,
+            new.id,
+            "the old node does not take the name along"
+        );
+    }
+}

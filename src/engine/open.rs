@@ -1,0 +1,327 @@
+//! OPEN and RELEASE: where a node gets its content, and where that ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::nodes::{Content, Node, OpenState, PrivateRef, TemplateRef, What};
+use super::{Engine, control};
+use crate::access::{Caller, READ, WRITE};
+use crate::error::{Error, Result};
+use crate::overlay::{Extent, Record};
+use crate::pins::{Authored, Pinned};
+use crate::store::{Found, Metadata};
+use crate::views::View;
+
+pub type HandleId = u64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub read: bool,
+    pub write: bool,
+}
+
+pub struct Opened {
+    pub handle: HandleId,
+    pub plane: Plane,
+}
+
+/// How an open file's data moves.
+#[derive(Clone)]
+pub enum Plane {
+    /// Nothing but the template, opened for reading only: the kernel may read it by itself. This
+    /// is the only plane that may be passed through, and [`ReadOnly`] can be made nowhere else:
+    /// the kernel reopens a backing file with its caller's flags and asks no permission.
+    Template(ReadOnly),
+    /// READ and WRITE, and the page cache belongs to the node. Unless `keep`, an open drops what
+    /// is cached: the file may have been changed elsewhere.
+    Cached { keep: bool },
+    /// READ only, past the page cache.
+    Snapshot,
+}
+
+/// A template that was opened without the right to write.
+#[derive(Clone)]
+pub struct ReadOnly(Arc<Pinned>);
+
+impl ReadOnly {
+    fn new(pinned: Arc<Pinned>, access: Access) -> Result<Self> {
+        match access.write {
+            false => Ok(Self(pinned)),
+            true => Err(Error::Denied("a template is never opened for writing by a view".into())),
+        }
+    }
+
+    pub fn pinned(&self) -> &Arc<Pinned> {
+        &self.0
+    }
+}
+
+/// What RELEASE leaves to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Released {
+    Nothing,
+    /// The node's view is gone: the kernel should drop the pages it caches of it.
+    DropCache(u64),
+}
+
+/// One open file.
+pub struct Handle {
+    pub node: Arc<Node>,
+    pub content: Content,
+    pub access: Access,
+    pub opener: Caller,
+}
+
+impl Engine {
+    pub fn open(&self, caller: &Caller, id: u64, access: Access) -> Result<Opened> {
+        let node = self.node(id)?;
+        let (content, plane) = {
+            let mut state = node.state.lock();
+            let (content, plane) = match &node.what {
+                What::Rom { template, .. } => self.open_rom(caller, &mut state, template, access)?,
+                What::Template { template } => self.open_template(caller, &mut state, template, access)?,
+                What::Private(private) => self.open_private(caller, node.id, &mut state, private, access)?,
+                What::Control(file) => (
+                    Content::Snapshot(Arc::new(self.control_content(caller, *file, access)?)),
+                    Plane::Snapshot,
+                ),
+                What::Directory { .. } | What::ControlDirectory => {
+                    return Err(Error::io("a directory", rustix::io::Errno::ISDIR));
+                }
+            };
+            state.opens += 1;
+            (content, plane)
+        };
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.insert(handle, Arc::new(Handle { node, content, access, opener: caller.clone() }));
+        Ok(Opened { handle, plane })
+    }
+
+    pub fn release(&self, id: HandleId) -> Result<Released> {
+        let (_, handle) = self
+            .handles
+            .remove(&id)
+            .ok_or_else(|| Error::io(format!("handle {id}: not open"), rustix::io::Errno::BADF))?;
+        let node = handle.node.clone();
+        let mut state = node.state.lock();
+        state.opens -= 1;
+        let mut released = Released::Nothing;
+        if state.opens == 0 {
+            let content = state.content.take();
+            if let What::Private(PrivateRef { view: None, .. }) = &node.what {
+                state.spent = true;
+                if let Some(Content::View(_)) = content {
+                    self.views.remove_unnamed(node.id);
+                    released = Released::DropCache(node.id);
+                }
+            }
+        }
+        drop(state);
+        drop(handle);
+        self.nodes.closed(&node);
+        Ok(released)
+    }
+
+    fn open_rom(
+        &self,
+        caller: &Caller,
+        state: &mut OpenState,
+        template: &TemplateRef,
+        access: Access,
+    ) -> Result<(Content, Plane)> {
+        if access.write {
+            return Err(Error::Denied(format!(
+                "{}: a ROM view cannot be opened for writing; open NAME?rom=off for a private writable view",
+                template.path.display()
+            )));
+        }
+        let metadata = self.find_unchanged(template)?;
+        self.check(caller, &template.path, &metadata, READ)?;
+        self.open_read_only(state, template, access)
+    }
+
+    fn open_template(
+        &self,
+        caller: &Caller,
+        state: &mut OpenState,
+        template: &TemplateRef,
+        access: Access,
+    ) -> Result<(Content, Plane)> {
+        let Found::Template(metadata, _) = self.store.find(&template.path)? else {
+            return Err(Error::Stale(format!("{}: it became a directory", template.path.display())));
+        };
+        for (wanted, right) in [(access.read, READ), (access.write, WRITE)] {
+            if wanted {
+                self.check(caller, &template.path, &metadata, right)?;
+            }
+        }
+        let authored = self.author_locked(state, template)?;
+        let content = Content::Authored(authored);
+        state.content = Some(content.clone());
+        Ok((content, Plane::Cached { keep: false }))
+    }
+
+    fn open_private(
+        &self,
+        caller: &Caller,
+        node: u64,
+        state: &mut OpenState,
+        private: &PrivateRef,
+        access: Access,
+    ) -> Result<(Content, Plane)> {
+        let template = &private.template;
+        let metadata = self.find_unchanged(template)?;
+        self.check_template_rights(caller, &template.path, &metadata, private.if_writable)?;
+        match &state.content {
+            Some(Content::Template(_)) if access.write => Err(Error::Denied(format!(
+                "{}: this view was opened read-only first and is the template itself; open its path again for a \
+                 writable view",
+                template.path.display()
+            ))),
+            Some(Content::Template(pinned)) => Ok((
+                Content::Template(pinned.clone()),
+                Plane::Template(ReadOnly::new(pinned.clone(), access)?),
+            )),
+            None if private.view.is_none() && !access.write && !state.spent => {
+                self.open_read_only(state, template, access)
+            }
+            _ => {
+                let view = self.view_locked(caller, node, state, private)?;
+                Ok((Content::View(view), Plane::Cached { keep: true }))
+            }
+        }
+    }
+
+    fn open_read_only(
+        &self,
+        state: &mut OpenState,
+        template: &TemplateRef,
+        access: Access,
+    ) -> Result<(Content, Plane)> {
+        let pinned = match &state.content {
+            Some(Content::Template(pinned)) => pinned.clone(),
+            _ => self.pins.pin(self.store.as_ref(), &template.path, &template.identity)?,
+        };
+        let content = Content::Template(pinned.clone());
+        state.content = Some(content.clone());
+        Ok((content, Plane::Template(ReadOnly::new(pinned, access)?)))
+    }
+
+    /// The view that a change of attributes is meant for; made, if it is not there yet.
+    pub(super) fn view_to_change(
+        &self,
+        caller: &Caller,
+        node: &Node,
+        private: &PrivateRef,
+    ) -> Result<Arc<View>> {
+        let mut state = node.state.lock();
+        if let Some(Content::Template(_)) = state.content {
+            return Err(Error::Denied(format!(
+                "{}: this view was opened read-only and is the template itself",
+                private.template.path.display()
+            )));
+        }
+        self.view_locked(caller, node.id, &mut state, private)
+    }
+
+    fn view_locked(
+        &self,
+        caller: &Caller,
+        node: u64,
+        state: &mut OpenState,
+        private: &PrivateRef,
+    ) -> Result<Arc<View>> {
+        if let Some(Content::View(view)) = &state.content {
+            return Ok(view.clone());
+        }
+        let template = &private.template;
+        if state.spent {
+            return Err(Error::Stale(format!(
+                "{}: this view was closed and is gone",
+                template.path.display()
+            )));
+        }
+        let pinned = self.pins.pin(self.store.as_ref(), &template.path, &template.identity)?;
+        let record = || new_record(caller, private);
+        let view = match &private.view {
+            Some(name) => {
+                self.check_same_template(name, template)?;
+                let view = self.views.open_named(name, &pinned, record)?;
+                let owner = view.record().uid;
+                if caller.uid != 0 && caller.uid != owner {
+                    return Err(Error::Denied(format!("view {name}: it belongs to user {owner}")));
+                }
+                view
+            }
+            None => self.views.create_unnamed(node, &pinned, record())?,
+        };
+        state.content = Some(Content::View(view.clone()));
+        Ok(view)
+    }
+
+    pub(super) fn author(&self, node: &Node) -> Result<Arc<Authored>> {
+        let What::Template { template } = &node.what else {
+            return Err(Error::ReadOnly(format!("node {}: not a template", node.id)));
+        };
+        self.author_locked(&mut node.state.lock(), template)
+    }
+
+    fn author_locked(&self, state: &mut OpenState, template: &TemplateRef) -> Result<Arc<Authored>> {
+        if let Some(Content::Authored(authored)) = &state.content {
+            return Ok(authored.clone());
+        }
+        let shown = template.path.display();
+        let Found::Template(_, identity) = self.store.find(&template.path)? else {
+            return Err(Error::Stale(format!("{shown}: it became a directory")));
+        };
+        if identity.file() != template.identity.file() {
+            return Err(Error::Stale(format!("{shown}: the template was replaced; open it again")));
+        }
+        if let Some(view) = self.views.any_of(&identity) {
+            return Err(Error::InUse(format!(
+                "{shown}: view {view} was made from this template and fits no other; discard it first, or write a new \
+                 file and rename it over this one"
+            )));
+        }
+        self.pins.author(self.store.as_ref(), &template.path, &identity)
+    }
+
+    /// The template's metadata now; an error if its path has come to mean another file.
+    fn find_unchanged(&self, template: &TemplateRef) -> Result<Metadata> {
+        match self.store.find(&template.path)? {
+            Found::Template(metadata, identity) if identity == template.identity => Ok(metadata),
+            _ => Err(Error::Stale(format!(
+                "{}: the template changed while it was opened",
+                template.path.display()
+            ))),
+        }
+    }
+
+    pub(super) fn control_content(
+        &self,
+        caller: &Caller,
+        file: control::ControlFile,
+        access: Access,
+    ) -> Result<Vec<u8>> {
+        if access.write {
+            return Err(Error::Denied("control files are read only".into()));
+        }
+        self.render_control(caller, file)
+    }
+}
+
+fn new_record(caller: &Caller, private: &PrivateRef) -> Record {
+    let size = private.template.identity.size;
+    Record {
+        view: private.view.clone(),
+        vm: private.vm.clone(),
+        template: private.template.path.as_os_str().as_encoded_bytes().to_vec(),
+        identity: private.template.identity.clone(),
+        uid: caller.uid,
+        gid: caller.gid,
+        mode: 0o600,
+        extent: Extent { size, template_len: size },
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+    }
+}

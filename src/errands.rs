@@ -1,0 +1,129 @@
+//! What must not be done on an event-loop thread, since it waits for the kernel, which may be
+//! waiting for that thread.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use fuser::{Errno, INodeNo, Notifier, ReplyLseek, ReplyWrite};
+use rustix::io::Errno as Code;
+
+use crate::engine::{Engine, Seek};
+use crate::error::Error;
+
+/// How often a held write is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// And how often the log is told.
+const REMIND_EVERY: u32 = 150;
+
+fn run(name: &str, errand: impl FnOnce() + Send + 'static) -> bool {
+    thread::Builder::new().name(name.into()).spawn(errand).is_ok()
+}
+
+/// Lets the kernel drop its pages of a view that is gone.
+pub fn drop_cache(notifier: Notifier, node: u64) {
+    run("drop-cache", move || {
+        if let Err(error) = notifier.inval_inode(INodeNo(node), 0, 0) {
+            log::debug!("node {node}: its cached pages stay until memory is short: {error}");
+        }
+    });
+}
+
+/// Whether an error could end by itself, or by an operator's hand.
+pub fn is_passing(error: &Error) -> bool {
+    matches!(error.errno(), Code::NOSPC | Code::DQUOT | Code::NOMEM)
+}
+
+/// Keeps a write-back of mapped pages until there is room. Whoever stored to that memory has gone
+/// on long ago: an error would reach nobody, and the page would later show its old content.
+pub fn hold_write(
+    engine: Arc<Engine>,
+    handle: u64,
+    offset: u64,
+    data: Vec<u8>,
+    error: Error,
+    reply: ReplyWrite,
+) {
+    log::error!("{error}: mapped pages wait for room and are not lost; free space in the state directory");
+    run("held-write", move || {
+        for attempt in 1.. {
+            thread::sleep(RETRY);
+            match engine.write(handle, offset, &data) {
+                Ok(()) => {
+                    log::warn!(
+                        "there is room again: {} bytes of mapped pages at {offset} were written",
+                        data.len()
+                    );
+                    return reply.written(data.len() as u32);
+                }
+                Err(error) if is_passing(&error) => {
+                    if attempt % REMIND_EVERY == 0 {
+                        log::error!("{error}: mapped pages still wait for room");
+                    }
+                }
+                Err(error) => {
+                    log::error!("{error}: mapped pages could not be written");
+                    return reply.error(Errno::from_i32(error.errno().raw_os_error()));
+                }
+            }
+        }
+    });
+}
+
+/// lseek(SEEK_DATA or SEEK_HOLE) on a view that is open for writing. A hole may be covered by
+/// mapped pages that were stored to and not written back yet, of which only the kernel knows: it
+/// is made to write these back before a hole is believed.
+pub fn seek(
+    engine: Arc<Engine>,
+    notifier: Notifier,
+    (node, handle): (u64, u64),
+    offset: u64,
+    whence: Seek,
+    reply: ReplyLseek,
+) {
+    let errand = move || match settled_seek(&engine, &notifier, node, handle, offset, whence) {
+        Ok(at) => reply.offset(at as i64),
+        Err(error) => reply.error(Errno::from_i32(error.errno().raw_os_error())),
+    };
+    // Without a thread the reply is dropped, which answers EIO.
+    run("seek", errand);
+}
+
+fn settled_seek(
+    engine: &Engine,
+    notifier: &Notifier,
+    node: u64,
+    handle: u64,
+    offset: u64,
+    whence: Seek,
+) -> Result<u64, Error> {
+    let answer = |whence, from| match engine.seek(handle, from, whence) {
+        Ok(at) => Ok(Some(at)),
+        Err(Error::NoMoreData) => Ok(None),
+        Err(error) => Err(error),
+    };
+    // Each round either is the answer or has found data where a hole was; a writer that keeps
+    // filling holes gets the answer that is always true.
+    for _ in 0..64 {
+        let found = answer(whence, offset)?;
+        let hole = match (whence, found) {
+            (Seek::Data, Some(data)) => offset..data,
+            (Seek::Data, None) => offset..u64::MAX,
+            (Seek::Hole, Some(hole)) => hole..answer(Seek::Data, hole)?.unwrap_or(u64::MAX),
+            (Seek::Hole, None) => return Err(Error::NoMoreData),
+        };
+        if !hole.is_empty() {
+            let length = i64::try_from(hole.end - hole.start).unwrap_or(0);
+            notifier
+                .inval_inode(INodeNo(node), hole.start as i64, length)
+                .map_err(|e| Error::io("lseek: mapped pages could not be written back", e))?;
+        }
+        if answer(whence, offset)? == found {
+            return found.ok_or(Error::NoMoreData);
+        }
+    }
+    match whence {
+        Seek::Data => Ok(offset),
+        Seek::Hole => engine.getattr(&crate::access::Caller { uid: 0, gid: 0, pid: 0 }, node).map(|a| a.size),
+    }
+}

@@ -1,0 +1,531 @@
+//! The kernel's requests, decoded and handed to the engine; a few lines each.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::access::Caller;
+use crate::engine::{
+    Access, Allocate, Attributes, Changes, DirectoryEntry, Engine, FileKind, Plane, Released, Seek,
+};
+use crate::errands;
+use crate::error::Error;
+use crate::passthrough;
+
+/// An entry is never believed: each path walk asks, and may get a node of its own.
+const ENTRY_VALID: Duration = Duration::ZERO;
+
+/// One WRITE, and the largest READ.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that nobody waits for (read-ahead, write-back) at once, for all views together.
+const MAX_BACKGROUND: u16 = 512;
+
+/// What DT_* a listing shows is true, but which node an entry becomes is not known before LOOKUP.
+const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
+
+pub struct Adapter {
+    engine: Arc<Engine>,
+    state_directory: PathBuf,
+    passthrough: bool,
+    notifier: Arc<OnceLock<Notifier>>,
+    directories: DashMap<u64, Vec<DirectoryEntry>>,
+    next_directory: AtomicU64,
+}
+
+impl Adapter {
+    /// `notifier` is set once the session is there.
+    pub fn new(engine: Arc<Engine>, notifier: Arc<OnceLock<Notifier>>) -> Self {
+        let state_directory = engine.views().directory().to_owned();
+        let next_directory = AtomicU64::new(1);
+        Self {
+            engine,
+            state_directory,
+            passthrough: false,
+            notifier,
+            directories: DashMap::new(),
+            next_directory,
+        }
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+/// The errno for the caller, and the reason for the log: what an errno cannot say.
+fn refuse(operation: &str, request: &Request, error: &Error) -> Errno {
+    let level = match error {
+        Error::NotFound(_) | Error::NoMoreData => log::Level::Debug,
+        _ => log::Level::Warn,
+    };
+    log::log!(level, "{operation} by user {} (process {}): {error}", request.uid(), request.pid());
+    Errno::from_i32(error.errno().raw_os_error())
+}
+
+fn file_attr(attributes: &Attributes) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attributes.node),
+        size: attributes.size,
+        blocks: attributes.blocks,
+        atime: attributes.atime,
+        mtime: attributes.mtime,
+        ctime: attributes.ctime,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: match attributes.kind {
+            FileKind::File => FileType::RegularFile,
+            FileKind::Directory => FileType::Directory,
+        },
+        perm: attributes.mode as u16,
+        nlink: attributes.nlink,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn time(given: TimeOrNow) -> SystemTime {
+    match given {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+thread_local! {
+    /// One READ's data; kept, so that reading allocates nothing.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+macro_rules! try_reply {
+    ($reply:expr, $operation:literal, $request:expr, $result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return $reply.error(refuse($operation, $request, &error)),
+        }
+    };
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // A size or time that the daemon reports must never make the kernel drop pages of a
+        // view: it changes only through the kernel itself.
+        let wanted = [InitFlags::FUSE_EXPLICIT_INVAL_DATA, InitFlags::FUSE_PARALLEL_DIROPS];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                log::info!("this kernel lacks {flag:?}");
+            }
+        }
+        config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write"))?;
+        config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::other("max_background"))?;
+        self.passthrough = passthrough::negotiate(config);
+        self.engine.set_passthrough(self.passthrough);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.engine.lookup(&caller(request), parent.0, name.as_bytes());
+        let attributes = try_reply!(reply, "lookup", request, found);
+        reply.entry_with_ttls(&attributes.valid, &ENTRY_VALID, &file_attr(&attributes), Generation(0));
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.engine.forget(ino.0, lookups);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let attributes = try_reply!(reply, "getattr", request, self.engine.getattr(&caller(request), ino.0));
+        reply.attr(&attributes.valid, &file_attr(&attributes));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = Changes { size, mode, uid, gid, mtime: mtime.map(time), atime: atime.map(time) };
+        let changed = self.engine.setattr(&caller(request), ino.0, handle.map(|h| h.0), &changes);
+        let attributes = try_reply!(reply, "setattr", request, changed);
+        reply.attr(&attributes.valid, &file_attr(&attributes));
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let access = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Access { read: true, write: false },
+            OpenAccMode::O_WRONLY => Access { read: false, write: true },
+            OpenAccMode::O_RDWR => Access { read: true, write: true },
+        };
+        let opened = try_reply!(reply, "open", request, self.engine.open(&caller(request), ino.0, access));
+        let handle = FileHandle(opened.handle);
+        match opened.plane {
+            Plane::Template(template) => {
+                if self.passthrough
+                    && let Some(backing) = passthrough::backing(&reply, &template)
+                {
+                    return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, backing);
+                }
+                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            }
+            Plane::Cached { keep: true } => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
+            Plane::Cached { keep: false } => reply.opened(handle, FopenFlags::empty()),
+            Plane::Snapshot => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH),
+        }
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let read = self.engine.read(handle.0, offset, &mut buffer[..size]);
+            let length = try_reply!(reply, "read", request, read);
+            reply.data(&buffer[..length]);
+        });
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.engine.write(handle.0, offset, data) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error)
+                if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) && errands::is_passing(&error) =>
+            {
+                errands::hold_write(self.engine.clone(), handle.0, offset, data.to_vec(), error, reply);
+            }
+            Err(error) => reply.error(refuse("write", request, &error)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let released = try_reply!(reply, "release", request, self.engine.release(handle.0));
+        reply.ok();
+        if let (Released::DropCache(node), Some(notifier)) = (released, self.notifier.get()) {
+            errands::drop_cache(notifier.clone(), node);
+        }
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        try_reply!(reply, "fsync", request, self.engine.sync(handle.0));
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let done =
+            Allocate::from_mode(mode).and_then(|how| self.engine.allocate(handle.0, offset, length, how));
+        try_reply!(reply, "fallocate", request, done);
+        reply.ok();
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let (Ok(offset), Some(whence)) = (u64::try_from(offset), seek_whence(whence)) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let dirty = try_reply!(reply, "lseek", request, self.engine.holes_may_be_dirty(handle.0));
+        if dirty && let Some(notifier) = self.notifier.get() {
+            return errands::seek(
+                self.engine.clone(),
+                notifier.clone(),
+                (ino.0, handle.0),
+                offset,
+                whence,
+                reply,
+            );
+        }
+        let at = try_reply!(reply, "lseek", request, self.engine.seek(handle.0, offset, whence));
+        reply.offset(at as i64);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        try_reply!(reply, "unlink", request, self.engine.unlink(&caller(request), parent.0, name.as_bytes()));
+        reply.ok();
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let entries = try_reply!(reply, "opendir", request, self.engine.list(&caller(request), ino.0));
+        let handle = self.next_directory.fetch_add(1, Ordering::Relaxed);
+        self.directories.insert(handle, entries);
+        reply.opened(FileHandle(handle), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let Some(entries) = self.directories.get(&handle.0) else {
+            return reply.error(Errno::EBADF);
+        };
+        let own = [(ino, FileType::Directory, &b"."[..]), (UNKNOWN_INO, FileType::Directory, b"..")];
+        let listed = entries.iter().map(|entry| {
+            let kind = if entry.is_directory { FileType::Directory } else { FileType::RegularFile };
+            (UNKNOWN_INO, kind, entry.name.as_slice())
+        });
+        for (index, (ino, kind, name)) in own.into_iter().chain(listed).enumerate().skip(offset as usize) {
+            if reply.add(ino, index as u64 + 1, kind, OsStr::from_bytes(name)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.directories.remove(&handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match rustix::fs::statvfs(&self.state_directory) {
+            Ok(s) => {
+                let free_files = s.f_ffree;
+                reply.statfs(
+                    s.f_blocks,
+                    s.f_bfree,
+                    s.f_bavail,
+                    s.f_files,
+                    free_files,
+                    4096,
+                    255,
+                    s.f_frsize as u32,
+                );
+            }
+            Err(e) => reply.error(Errno::from_i32(e.raw_os_error())),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        _parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(refuse("create", request, &no_new_names(name)));
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        _parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(refuse("mknod", request, &no_new_names(name)));
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        _parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(refuse("mkdir", request, &no_new_names(name)));
+    }
+
+    fn rmdir(&self, request: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply.error(refuse("rmdir", request, &no_new_names(name)));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        _parent: INodeNo,
+        name: &OsStr,
+        _target: &std::path::Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(refuse("symlink", request, &no_new_names(name)));
+    }
+
+    fn link(&self, request: &Request, _ino: INodeNo, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply.error(refuse("link", request, &no_new_names(name)));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        _parent: INodeNo,
+        name: &OsStr,
+        _new_parent: INodeNo,
+        _new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(refuse("rename", request, &no_new_names(name)));
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}
+
+fn seek_whence(whence: i32) -> Option<Seek> {
+    match whence {
+        libc::SEEK_DATA => Some(Seek::Data),
+        libc::SEEK_HOLE => Some(Seek::Hole),
+        _ => None,
+    }
+}
+
+fn no_new_names(name: &OsStr) -> Error {
+    Error::ReadOnly(format!(
+        "{}: a mount shows what is in the store, and names are made and changed there",
+        crate::name::printable(name.as_bytes())
+    ))
+}

@@ -1,0 +1,257 @@
+//! Which pages of a view are the template's, its own, or punched: two bits a page. Pure.
+//!
+//! Only chunks that hold something else than template pages take memory, so a view of a sparse
+//! terabyte costs what was touched of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// The unit of copy-on-write. Larger blocks are paid for: with 64 KiB, scattered writes to a
+/// tenth of a view would copy most of it.
+pub const PAGE: u64 = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The template's content; zeros beyond its end.
+    Template = 0,
+    /// The view's own content.
+    Private = 1,
+    /// Punched: zeros, although the template holds data there.
+    Zero = 2,
+}
+
+/// Pages in one u64 of states, page 0 in its lowest two bits.
+pub const PAGES_PER_WORD: u64 = 32;
+const WORDS_PER_CHUNK: usize = 64;
+const PAGES_PER_CHUNK: u64 = PAGES_PER_WORD * WORDS_PER_CHUNK as u64;
+
+/// Bit 0 of each page's two.
+const LOW: u64 = 0x5555_5555_5555_5555;
+
+type Chunk = Box<[u64; WORDS_PER_CHUNK]>;
+
+#[derive(Debug, Default)]
+pub struct PageMap {
+    chunks: BTreeMap<u64, Chunk>,
+    private: u64,
+    zero: u64,
+}
+
+impl PageMap {
+    /// Number of pages that the view owns.
+    pub fn private(&self) -> u64 {
+        self.private
+    }
+
+    /// Number of punched pages.
+    pub fn zero(&self) -> u64 {
+        self.zero
+    }
+
+    pub fn get(&self, page: u64) -> State {
+        let word = page / PAGES_PER_WORD;
+        state_in(self.word(word), page % PAGES_PER_WORD)
+    }
+
+    /// The state of `start` and the end of the run of pages that share it, at most `limit`.
+    pub fn run(&self, start: u64, limit: u64) -> (State, u64) {
+        let state = self.get(start);
+        let mut page = start;
+        while page < limit {
+            let chunk = page / PAGES_PER_CHUNK;
+            if !self.chunks.contains_key(&chunk) {
+                if state != State::Template {
+                    break;
+                }
+                let next = self.chunks.range(chunk..).next().map_or(u64::MAX, |(key, _)| *key);
+                page = next.saturating_mul(PAGES_PER_CHUNK).min(limit);
+                continue;
+            }
+            let differs = self.word(page / PAGES_PER_WORD) ^ uniform(state);
+            let within = page % PAGES_PER_WORD;
+            let skip = u64::from((differs >> (2 * within)).trailing_zeros() / 2).min(PAGES_PER_WORD - within);
+            page += skip;
+            if within + skip < PAGES_PER_WORD {
+                break;
+            }
+        }
+        (state, page.min(limit))
+    }
+
+    /// Gives the pages `range` one state.
+    pub fn set(&mut self, range: Range<u64>, state: State) {
+        let mut page = range.start;
+        while page < range.end {
+            let key = page / PAGES_PER_CHUNK;
+            let chunk_end = ((key + 1) * PAGES_PER_CHUNK).min(range.end);
+            if state == State::Template && !self.chunks.contains_key(&key) {
+                page = chunk_end;
+                continue;
+            }
+            let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; WORDS_PER_CHUNK]));
+            while page < chunk_end {
+                let word = &mut chunk[(page / PAGES_PER_WORD) as usize % WORDS_PER_CHUNK];
+                let from = page % PAGES_PER_WORD;
+                let to = (from + (chunk_end - page)).min(PAGES_PER_WORD);
+                let mask = lanes(from, to);
+                let new = (*word & !mask) | (uniform(state) & mask);
+                self.private = self.private + count_private(new) - count_private(*word);
+                self.zero = self.zero + count_zero(new) - count_zero(*word);
+                *word = new;
+                page += to - from;
+            }
+            if chunk.iter().all(|word| *word == 0) {
+                self.chunks.remove(&key);
+            }
+        }
+    }
+
+    /// Pages from `page` on are the template's again.
+    pub fn truncate(&mut self, page: u64) {
+        let end = self.chunks.last_key_value().map_or(0, |(key, _)| (key + 1) * PAGES_PER_CHUNK);
+        if page < end {
+            self.set(page..end, State::Template);
+        }
+    }
+
+    /// Where the piece of the map that holds `page` ends; [`Self::words_with`] of one piece is short.
+    pub fn piece_end(page: u64) -> u64 {
+        (page / PAGES_PER_CHUNK + 1) * PAGES_PER_CHUNK
+    }
+
+    /// The words that would hold the states of `pages` if all of these had `state`: the first
+    /// word's index, and they.
+    pub fn words_with(&self, pages: Range<u64>, state: State) -> (u64, Vec<u64>) {
+        let first = pages.start / PAGES_PER_WORD;
+        let words = (first..pages.end.div_ceil(PAGES_PER_WORD)).map(|index| {
+            let base = index * PAGES_PER_WORD;
+            let from = pages.start.saturating_sub(base);
+            let to = (pages.end - base).min(PAGES_PER_WORD);
+            let mask = lanes(from, to);
+            (self.word(index) & !mask) | (uniform(state) & mask)
+        });
+        (first, words.collect())
+    }
+
+    /// Takes over words kept earlier. False, and nothing taken, if one holds no states at all.
+    pub fn load(&mut self, first: u64, words: &[u64]) -> bool {
+        let sane = |word: &u64| word & (word >> 1) & LOW == 0;
+        if !words.iter().all(sane) {
+            return false;
+        }
+        for (word, index) in words.iter().zip(first..).filter(|(word, _)| **word != 0) {
+            let chunk = index / WORDS_PER_CHUNK as u64;
+            let chunk = self.chunks.entry(chunk).or_insert_with(|| Box::new([0; WORDS_PER_CHUNK]));
+            let slot = &mut chunk[index as usize % WORDS_PER_CHUNK];
+            self.private = self.private + count_private(*word) - count_private(*slot);
+            self.zero = self.zero + count_zero(*word) - count_zero(*slot);
+            *slot = *word;
+        }
+        true
+    }
+
+    fn word(&self, index: u64) -> u64 {
+        let chunk = self.chunks.get(&(index / WORDS_PER_CHUNK as u64));
+        chunk.map_or(0, |chunk| chunk[index as usize % WORDS_PER_CHUNK])
+    }
+}
+
+fn state_in(word: u64, page: u64) -> State {
+    match (word >> (2 * page)) & 3 {
+        0 => State::Template,
+        1 => State::Private,
+        _ => State::Zero,
+    }
+}
+
+fn uniform(state: State) -> u64 {
+    LOW * state as u64
+}
+
+/// The bits of pages `from..to` of one word; `from < to <= 32`.
+fn lanes(from: u64, to: u64) -> u64 {
+    let below = |page: u64| if page == PAGES_PER_WORD { u64::MAX } else { (1 << (2 * page)) - 1 };
+    below(to) & !below(from)
+}
+
+fn count_private(word: u64) -> u64 {
+    (word & LOW).count_ones().into()
+}
+
+fn count_zero(word: u64) -> u64 {
+    ((word >> 1) & LOW).count_ones().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAGES: u64 = 3 * PAGES_PER_CHUNK + 17;
+
+    fn state() -> impl Strategy<Value = State> {
+        prop_oneof![Just(State::Template), Just(State::Private), Just(State::Zero)]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_vector(
+            sets in proptest::collection::vec((0..PAGES, 0..PAGES, state()), 1..20),
+            cut in 0..PAGES,
+            probes in proptest::collection::vec(0..PAGES, 1..50),
+        ) {
+            let mut map = PageMap::default();
+            let mut model = vec![State::Template; PAGES as usize];
+            for (a, b, state) in sets {
+                let range = a.min(b)..a.max(b);
+                map.set(range.clone(), state);
+                model[range.start as usize..range.end as usize].fill(state);
+            }
+            let check = |map: &PageMap, model: &[State]| {
+                for page in &probes {
+                    let state = model[*page as usize];
+                    let end = model[*page as usize..].iter().position(|s| *s != state)
+                        .map_or(PAGES, |at| page + at as u64);
+                    prop_assert_eq!(map.run(*page, PAGES), (state, end));
+                    prop_assert_eq!(map.get(*page), state);
+                }
+                let count = |want| model.iter().filter(|s| **s == want).count() as u64;
+                prop_assert_eq!((map.private(), map.zero()), (count(State::Private), count(State::Zero)));
+                Ok(())
+            };
+            check(&map, &model)?;
+
+            let (at, state) = (cut / 2..cut, State::Zero);
+            let (first, words) = map.words_with(at.clone(), state);
+            map.set(at.clone(), state);
+            model[at.start as usize..at.end as usize].fill(state);
+            let kept: Vec<u64> = (first..first + words.len() as u64).map(|w| map.word(w)).collect();
+            prop_assert_eq!(words, kept);
+
+            let words: Vec<u64> = (0..PAGES.div_ceil(PAGES_PER_WORD)).map(|w| map.word(w)).collect();
+            let mut again = PageMap::default();
+            prop_assert!(again.load(0, &words));
+            check(&again, &model)?;
+
+            map.truncate(cut);
+            model[cut as usize..].fill(State::Template);
+            check(&map, &model)?;
+        }
+    }
+
+    #[test]
+    fn words_that_are_no_states_are_refused() {
+        let mut map = PageMap::default();
+        assert!(!map.load(0, &[0b11]));
+        assert_eq!(map.private(), 0);
+    }
+
+    #[test]
+    fn a_terabyte_of_template_pages_costs_nothing() {
+        let mut map = PageMap::default();
+        map.set(1 << 27..(1 << 27) + 1, State::Private);
+        assert_eq!(map.run(0, 1 << 28), (State::Template, 1 << 27));
+        assert_eq!(map.run((1 << 27) + 1, 1 << 28), (State::Template, 1 << 28));
+        assert_eq!(map.chunks.len(), 1);
+    }
+}

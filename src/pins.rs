@@ -1,0 +1,117 @@
+//! Which templates are in use, and by whom a template may be written meanwhile: by nobody.
+//!
+//! A file of the store is pinned once, however many views read it. While a pin is held a change
+//! of that file in place is an error for new views, and so is writing it through the mount; and
+//! while somebody writes it through the mount there are no new views of it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::store::{Identity, Store, Template};
+
+/// A template in use. It is let go of with the last reference.
+pub struct Pinned {
+    template: Arc<dyn Template>,
+    /// Whatever the one who serves it wants to keep exactly as long.
+    pub attachment: OnceLock<Box<dyn Any + Send + Sync>>,
+    reported: OnceLock<()>,
+}
+
+impl Pinned {
+    pub fn template(&self) -> &Arc<dyn Template> {
+        &self.template
+    }
+
+    /// Looks whether the file was changed in place, and says so once.
+    pub fn watch(&self, path: &Path) {
+        if self.reported.get().is_some() || self.template.unchanged().unwrap_or(true) {
+            return;
+        }
+        if self.reported.set(()).is_ok() {
+            log::error!("{}", changed_in_place(path));
+        }
+    }
+}
+
+/// The template itself, open for writing.
+pub struct Authored {
+    pub file: File,
+}
+
+#[derive(Default)]
+pub struct Pins {
+    files: Mutex<HashMap<(u64, u64), Users>>,
+}
+
+#[derive(Default)]
+struct Users {
+    views: Weak<Pinned>,
+    author: Weak<Authored>,
+}
+
+impl Pins {
+    /// Pins the template at `path`, which was found to be `identity`.
+    pub fn pin(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Pinned>> {
+        let mut files = self.files.lock();
+        files.retain(|_, users| users.views.strong_count() + users.author.strong_count() > 0);
+        if let Some(pinned) = check(files.get(&identity.file()), path, identity)? {
+            return Ok(pinned);
+        }
+        let template = store.pin(path, identity)?;
+        let pinned = Arc::new(Pinned { template, attachment: OnceLock::new(), reported: OnceLock::new() });
+        files.entry(identity.file()).or_default().views = Arc::downgrade(&pinned);
+        Ok(pinned)
+    }
+
+    /// May the template at `path` have new views now?
+    pub fn admit(&self, path: &Path, identity: &Identity) -> Result<()> {
+        check(self.files.lock().get(&identity.file()), path, identity).map(drop)
+    }
+
+    /// Opens the template itself; several may write it at once, as they may any file.
+    pub fn author(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Authored>> {
+        let mut files = self.files.lock();
+        let users = files.entry(identity.file()).or_default();
+        if users.views.strong_count() > 0 {
+            return Err(Error::InUse(format!(
+                "{}: views of this template are in use; write a new file and rename it over this one",
+                path.display()
+            )));
+        }
+        if let Some(authored) = users.author.upgrade() {
+            return Ok(authored);
+        }
+        let authored = Arc::new(Authored { file: store.open_for_authoring(path, identity)? });
+        users.author = Arc::downgrade(&authored);
+        Ok(authored)
+    }
+}
+
+fn check(users: Option<&Users>, path: &Path, identity: &Identity) -> Result<Option<Arc<Pinned>>> {
+    let Some(users) = users else { return Ok(None) };
+    if users.author.strong_count() > 0 {
+        return Err(Error::InUse(format!(
+            "{}: this template is being written through the mount; close the writer first",
+            path.display()
+        )));
+    }
+    match users.views.upgrade() {
+        Some(pinned) if pinned.template.identity() == identity => Ok(Some(pinned)),
+        Some(_) => Err(Error::Stale(changed_in_place(path))),
+        None => Ok(None),
+    }
+}
+
+fn changed_in_place(path: &Path) -> String {
+    format!(
+        "{}: this template was changed in place while views of it are in use; they may see either content, and new \
+         views are refused until they are gone: replace a template by renaming a new file over it",
+        path.display()
+    )
+}

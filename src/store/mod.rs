@@ -1,0 +1,124 @@
+//! Templates: found, checked and pinned behind two small traits, so that they may one day come
+//! from somewhere else than a local directory. Nobody else opens a template.
+
+mod directory;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+pub use directory::DirectoryStore;
+
+use crate::error::Result;
+
+/// Which file, with which content, as far as stat(2) can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    pub dev: u64,
+    pub ino: u64,
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    pub mtime_ns: i128,
+    /// When the file was made, where its filesystem knows; tells a reused inode number apart.
+    pub btime_ns: Option<i128>,
+}
+
+impl Identity {
+    /// The same file, whatever it holds now.
+    pub fn file(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// Is this the file that `recorded` was, perhaps before a reboot? Device numbers are dealt
+    /// out anew when filesystems are mounted, and so they do not count.
+    pub fn continues(&self, recorded: &Self) -> bool {
+        let key = |i: &Self| (i.ino, i.size, i.mtime_ns, i.btime_ns);
+        key(self) == key(recorded)
+    }
+}
+
+/// What stat(2) shows of a file or directory of the store.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    /// Permission bits only.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub size: u64,
+    /// Units of 512 bytes.
+    pub blocks: u64,
+    pub atime: SystemTime,
+    pub mtime: SystemTime,
+    pub ctime: SystemTime,
+    /// The value of `system.posix_acl_access`, where there is one.
+    pub acl: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Found {
+    Directory(Metadata),
+    Template(Metadata, Identity),
+}
+
+/// One entry of a directory; `name` is the file's own, unescaped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    pub name: Vec<u8>,
+    pub is_directory: bool,
+}
+
+/// Paths are relative to the store's root; the empty path is the root itself.
+pub trait Store: Send + Sync {
+    /// What a path is. A file that is neither a template nor a directory is not found.
+    fn find(&self, path: &Path) -> Result<Found>;
+
+    /// The directories and templates in a directory, sorted by name.
+    fn list(&self, directory: &Path) -> Result<Vec<Listed>>;
+
+    /// Holds on to the file at `path`, which must still be `expected`.
+    fn pin(&self, path: &Path, expected: &Identity) -> Result<Arc<dyn Template>>;
+
+    /// Opens the template itself for reading and writing.
+    fn open_for_authoring(&self, path: &Path, expected: &Identity) -> Result<File>;
+}
+
+/// A pinned template: it stays this file when the store's path comes to mean another one.
+pub trait Template: Send + Sync {
+    fn identity(&self) -> &Identity;
+
+    /// Fills `buf` from `offset`; the range lies below `identity().size`. A template that was
+    /// truncated meanwhile is an error here, never a signal.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The first offset at or after `offset` that is no hole, or None if only a hole is left.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
+
+    /// The first hole at or after `offset`; the end of the file counts as one.
+    fn next_hole(&self, offset: u64) -> io::Result<u64>;
+
+    /// Is the file still what it was when it was pinned?
+    fn unchanged(&self) -> io::Result<bool>;
+
+    /// A descriptor that is open for reading only, where the kernel may read the template by
+    /// itself.
+    fn readable(&self) -> Option<BorrowedFd<'_>>;
+}
+
+pub fn nanoseconds(time: SystemTime) -> i128 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_nanos() as i128,
+        Err(before) => -(before.duration().as_nanos() as i128),
+    }
+}
+
+pub fn system_time(seconds: i64, nanoseconds: u32) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    base.and_then(|t| t.checked_add(Duration::from_nanos(nanoseconds.into()))).unwrap_or(UNIX_EPOCH)
+}

@@ -1,0 +1,201 @@
+//! The private views of a mount: those that have a name and last, and those that belong to one
+//! path walk. Each lives in two files of the state directory (overlay/files.rs), `n-NAME` or
+//! `u-NODE`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::name::Label;
+use crate::overlay::{self, Overlay, PageMap, Record, Usage, ViewFiles};
+use crate::pins::Pinned;
+use crate::store::Identity;
+
+pub struct View {
+    pub overlay: Overlay,
+    /// Held for as long as the view is: its template may not change under it.
+    pub pinned: Arc<Pinned>,
+    files: Arc<ViewFiles>,
+}
+
+impl View {
+    pub fn record(&self) -> Record {
+        self.files.record()
+    }
+
+    pub fn change_owner(&self, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
+        let change = |record: &mut Record| {
+            record.uid = uid.unwrap_or(record.uid);
+            record.gid = gid.unwrap_or(record.gid);
+            record.mode = mode.map_or(record.mode, |mode| mode & 0o777);
+        };
+        self.files.change_record(change).map_err(|e| Error::io("cannot keep the view's owner", e))
+    }
+}
+
+/// A named view as it is known without opening it.
+#[derive(Debug, Clone)]
+pub struct Named {
+    pub record: Record,
+    pub usage: Usage,
+    pub mtime: SystemTime,
+}
+
+enum Slot {
+    /// Not opened since the daemon started.
+    AtRest(Named),
+    Open(Arc<View>),
+    /// Set aside: the reason.
+    Unusable(String),
+}
+
+pub struct Views {
+    directory: PathBuf,
+    named: Mutex<HashMap<Label, Slot>>,
+}
+
+impl Views {
+    /// Takes over what is in `directory`: views with a name are kept, the leftovers of those
+    /// without are removed. One that cannot be used is set aside and reported; its files stay.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let context = |e| Error::io(format!("state directory {}", directory.display()), e);
+        let mut named = HashMap::new();
+        for entry in std::fs::read_dir(directory).map_err(context)? {
+            let path = entry.map_err(context)?.path();
+            let (Some(key), Some(extension)) =
+                (path.file_stem().and_then(|s| s.to_str()), path.extension().and_then(|s| s.to_str()))
+            else {
+                continue;
+            };
+            match (key.split_at_checked(2), extension) {
+                (Some(("n-", name)), "map") => {
+                    if let Some(label) = Label::new(name.as_bytes()) {
+                        named.insert(label, at_rest(directory, key));
+                    }
+                }
+                (Some(("u-", _)), _) | (_, "new") => std::fs::remove_file(&path).map_err(context)?,
+                _ => {}
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), named: Mutex::new(named) })
+    }
+
+    /// What is known of the view `name`, if it exists.
+    pub fn find(&self, name: &Label) -> Result<Option<Named>> {
+        match self.named.lock().get(name) {
+            None => Ok(None),
+            Some(Slot::AtRest(known)) => Ok(Some(known.clone())),
+            Some(Slot::Open(view)) => Ok(Some(Named {
+                record: view.record(),
+                usage: view.overlay.usage(),
+                mtime: view.overlay.mtime(),
+            })),
+            Some(Slot::Unusable(reason)) => Err(Error::Stale(format!("view {name}: {reason}"))),
+        }
+    }
+
+    /// Opens the view `name`, or makes it from `record`. Whoever calls has compared its template.
+    pub fn open_named(
+        &self,
+        name: &Label,
+        pinned: &Arc<Pinned>,
+        record: impl FnOnce() -> Record,
+    ) -> Result<Arc<View>> {
+        let key = format!("n-{name}");
+        let mut named = self.named.lock();
+        let view = match named.get(name) {
+            Some(Slot::Open(view)) => return Ok(view.clone()),
+            Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
+            Some(Slot::AtRest(_)) => {
+                let (files, pages) = ViewFiles::open(&self.directory, &key)?;
+                new_view(files, pages, pinned)
+            }
+            None => new_view(ViewFiles::create(&self.directory, &key, record())?, PageMap::default(), pinned),
+        };
+        named.insert(name.clone(), Slot::Open(view.clone()));
+        Ok(view)
+    }
+
+    /// Makes the view that belongs to the path walk that ended at `node`.
+    pub fn create_unnamed(&self, node: u64, pinned: &Arc<Pinned>, record: Record) -> Result<Arc<View>> {
+        let files = ViewFiles::create(&self.directory, &unnamed_key(node), record)?;
+        Ok(new_view(files, PageMap::default(), pinned))
+    }
+
+    pub fn remove_unnamed(&self, node: u64) {
+        if let Err(e) = overlay::remove_files(&self.directory, &unnamed_key(node)) {
+            log::error!(
+                "state directory {}: the files of a closed view cannot be removed: {e}",
+                self.directory.display()
+            );
+        }
+    }
+
+    /// The view `name` is gone once this returns; those who have it open keep it until they
+    /// close it. `allowed` decides, knowing its record (None for one that is set aside).
+    pub fn discard(&self, name: &Label, allowed: impl FnOnce(Option<&Record>) -> Result<()>) -> Result<()> {
+        let mut named = self.named.lock();
+        match named.get(name) {
+            None => return Err(Error::NotFound(format!("view {name}: there is no such view"))),
+            Some(Slot::AtRest(known)) => allowed(Some(&known.record))?,
+            Some(Slot::Open(view)) => allowed(Some(&view.record()))?,
+            Some(Slot::Unusable(_)) => allowed(None)?,
+        }
+        overlay::remove_files(&self.directory, &format!("n-{name}"))
+            .map_err(|e| Error::io(format!("view {name}: its files cannot be removed"), e))?;
+        named.remove(name);
+        Ok(())
+    }
+
+    /// Does a view with a name need this content of this file?
+    pub fn any_of(&self, identity: &Identity) -> Option<Label> {
+        let named = self.named.lock();
+        let needs = |slot: &Slot| match slot {
+            Slot::AtRest(known) => identity.continues(&known.record.identity),
+            Slot::Open(view) => identity.continues(&view.record().identity),
+            Slot::Unusable(_) => false,
+        };
+        named.iter().find(|(_, slot)| needs(slot)).map(|(name, _)| name.clone())
+    }
+
+    /// All views with a name that can be used, in no order.
+    pub fn all(&self) -> Vec<(Label, Named)> {
+        let names: Vec<Label> = self.named.lock().keys().cloned().collect();
+        names.into_iter().filter_map(|name| Some((name.clone(), self.find(&name).ok()??))).collect()
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+fn unnamed_key(node: u64) -> String {
+    format!("u-{node}")
+}
+
+fn at_rest(directory: &Path, key: &str) -> Slot {
+    match ViewFiles::open(directory, key) {
+        Ok((files, pages)) => {
+            let usage = Usage {
+                private_bytes: pages.private() * overlay::PAGE,
+                zero_bytes: pages.zero() * overlay::PAGE,
+            };
+            Slot::AtRest(Named { record: files.record(), usage, mtime: files.mtime() })
+        }
+        Err(error) => {
+            log::error!("{error}");
+            Slot::Unusable(error.to_string())
+        }
+    }
+}
+
+fn new_view(files: ViewFiles, pages: PageMap, pinned: &Arc<Pinned>) -> Arc<View> {
+    let files = Arc::new(files);
+    let (extent, mtime) = (files.record().extent, files.mtime());
+    let overlay = Overlay::new(pinned.template().clone(), files.clone(), extent, pages, mtime);
+    Arc::new(View { overlay, pinned: pinned.clone(), files })
+}
