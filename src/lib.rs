@@ -1,15 +1,18 @@
 //! templatefs: a store of unwritable VM templates, mounted; see README.md and docs/DESIGN.md.
 
 pub mod access;
+pub mod admit;
 mod caller;
 pub mod engine;
 mod errands;
 pub mod error;
+pub mod explain;
 mod fuse;
 pub mod name;
 pub mod overlay;
 mod passthrough;
 pub mod pins;
+pub mod qemu;
 pub mod rules;
 pub mod store;
 mod sys;
