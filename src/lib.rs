@@ -3,11 +3,14 @@
 pub mod access;
 pub mod admit;
 mod caller;
+pub mod cli;
+pub mod config;
 pub mod engine;
 mod errands;
 pub mod error;
 pub mod explain;
 mod fuse;
+pub mod mount_options;
 pub mod name;
 pub mod overlay;
 mod passthrough;

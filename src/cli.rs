@@ -1,0 +1,227 @@
+//! The command line as clap reads it: raw arguments only. `config` checks those of `mount`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// Serves unwritable VM templates: a path decides between true ROM and a private
+/// copy-on-write view.
+#[derive(Debug, Parser)]
+#[command(
+    name = "templatefs",
+    version,
+    arg_required_else_help = true,
+    after_help = "The form that mount.fuse3 calls for a line in fstab is understood too:\n  \
+                  templatefs STORE MOUNTPOINT -o OPTIONS\n\n\
+                  Exit codes: 0 done, 1 failed or refused, 2 wrong usage.\n\n\
+                  Example:\n  templatefs demo"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Mount(MountArgs),
+    Umount(UmountArgs),
+    Resolve(ResolveArgs),
+    Ls(LsArgs),
+    Views(ViewsArgs),
+    Discard(DiscardArgs),
+    Demo(DemoArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+/// Mount a store of templates.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
+                        foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH and \
+                        state_dir=DIR; a comma in a path is written `\\,` there. The usual words of \
+                        fstab are accepted; ro, exec and what is unknown are errors.\n\n\
+                        Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
+pub struct MountArgs {
+    /// Directory tree that holds the templates
+    pub store: PathBuf,
+    /// Directory to mount on
+    pub mountpoint: PathBuf,
+    /// Let other users reach the mount, each with their own rights
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Let `?share=on&readonly=off` write the templates themselves, for authoring
+    #[arg(long)]
+    pub allow_template_writes: bool,
+    /// Stay in the foreground and log to stderr
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Mount over a directory that is not empty
+    #[arg(long)]
+    pub nonempty: bool,
+    /// Threads that serve requests, 1 to 64 [default: one per CPU, 2 to 8]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<String>,
+    /// How much to log [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: Option<String>,
+    /// File to append the log to
+    #[arg(long, value_name = "PATH")]
+    pub log_file: Option<PathBuf>,
+    /// Directory for the private pages of views
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Options as in fstab, separated by commas; may be repeated
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
+}
+
+/// Unmount; a busy mount says who holds it.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs umount /mnt/t")]
+pub struct UmountArgs {
+    pub mountpoint: PathBuf,
+}
+
+/// Explain what a path would be, and the QEMU options that fit it. Needs no mount.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Exit codes: 0 for a path that is something, 1 for one that is refused.\n\n\
+                        Example:\n  templatefs resolve 'debian/12.ram?rom=off&view=web-1'")]
+pub struct ResolveArgs {
+    /// NAME or NAME?QUERY, below the store or the mountpoint (quote it: a shell takes `?` and `&`)
+    pub path: OsString,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// List templates: size, data, holes, and who may read them.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs ls /srv/templates")]
+pub struct LsArgs {
+    /// A store, a mount of it, or a directory in one
+    #[arg(value_name = "STORE_OR_MOUNT")]
+    pub path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// List the views of a mount: template, private bytes, openers.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs views /mnt/t")]
+pub struct ViewsArgs {
+    /// Leave it out for all mounts
+    pub mountpoint: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Discard a named view and what was written to it.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs discard '/mnt/t/debian/12.ram?rom=off&view=web-1'\n  \
+                        templatefs discard /mnt/t web-1")]
+pub struct DiscardArgs {
+    /// MOUNTPOINT/NAME?rom=off&view=ID, or a mountpoint when ID follows
+    #[arg(value_name = "PATH")]
+    pub target: PathBuf,
+    /// The view's name
+    #[arg(value_name = "ID")]
+    pub view: Option<String>,
+}
+
+/// Show it all on a small store of its own, then clean up.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs demo")]
+pub struct DemoArgs {}
+
+/// Print a completion script for a shell.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs completions bash > /etc/bash_completion.d/templatefs")]
+pub struct CompletionsArgs {
+    pub shell: clap_complete::Shell,
+}
+
+/// Write the man pages, one for each command.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  templatefs man /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// Directory to write to; made when missing
+    pub dir: PathBuf,
+}
+
+/// Puts `mount` in front of the form that mount.fuse3 calls: `STORE MOUNTPOINT [-o OPTIONS]`.
+///
+/// A first word that is no command counts as a store when it looks like a path or when `-o`
+/// follows; any other is left for clap, which then names the command that was meant.
+pub fn with_mount_inserted(mut args: Vec<OsString>) -> Vec<OsString> {
+    let Some(first) = args.get(1) else { return args };
+    let bytes = first.as_encoded_bytes();
+    let command = Cli::command();
+    let known = |name: &str| name == "help" || command.find_subcommand(name).is_some();
+    if bytes.starts_with(b"-") || first.to_str().is_some_and(known) {
+        return args;
+    }
+    let path_like = bytes.contains(&b'/') || matches!(bytes, b"." | b"..");
+    if path_like || args[2..].iter().any(|arg| arg.as_encoded_bytes().starts_with(b"-o")) {
+        args.insert(1, "mount".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        let args = std::iter::once("templatefs").chain(words.iter().copied()).map(OsString::from).collect();
+        Cli::try_parse_from(with_mount_inserted(args)).map(|cli| cli.command)
+    }
+
+    fn mount(words: &[&str]) -> MountArgs {
+        match parse(words).unwrap() {
+            Command::Mount(args) => args,
+            other => panic!("{words:?} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_agrees_with_the_definitions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_form_of_fstab_is_a_mount() {
+        for words in [
+            &["/srv/t", "/mnt/t", "-o", "rw,allow_other,dev,suid"][..],
+            &["/srv/t", "/mnt/t", "-o", "rw", "-o", "allow_other,dev", "-osuid"],
+            &["store", "/mnt/t", "-o", "rw"],
+            &[".", "/mnt/t"],
+            &["./demo", "/mnt/t"],
+        ] {
+            let args = mount(words);
+            assert_eq!(args.store, PathBuf::from(words[0]));
+            assert_eq!(args.mountpoint, PathBuf::from("/mnt/t"));
+            assert_eq!(args.options.is_empty(), words.len() == 2);
+        }
+        assert_eq!(mount(&["/s", "/m", "-o", "a", "-ob"]).options, ["a", "b"]);
+    }
+
+    #[test]
+    fn what_is_a_command_stays_one() {
+        assert!(matches!(parse(&["ls", "/srv/t"]), Ok(Command::Ls(_))));
+        assert!(matches!(parse(&["discard", "/mnt/t", "web-1"]), Ok(Command::Discard(_))));
+        assert!(mount(&["mount", "-f", "/s", "/m"]).foreground);
+        for (words, kind) in [
+            (&["resovle", "x?rom=off"][..], clap::error::ErrorKind::InvalidSubcommand),
+            (&["--help"], clap::error::ErrorKind::DisplayHelp),
+            (&["help"], clap::error::ErrorKind::DisplayHelp),
+            (&["--version"], clap::error::ErrorKind::DisplayVersion),
+            (&["/srv/t"], clap::error::ErrorKind::MissingRequiredArgument),
+            (&[], clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ] {
+            assert_eq!(parse(words).unwrap_err().kind(), kind, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The arguments of `mount`, checked. Nothing past this module sees a raw one.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use log::LevelFilter;
+
+use crate::cli::MountArgs;
+use crate::error::{Error, Result};
+use crate::mount_options::{self, MountOption};
+use crate::name::printable;
+
+/// What a mount is to be. The paths are absolute but need not exist: a daemon leaves the
+/// directory that it was started in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountConfig {
+    pub store: PathBuf,
+    pub mountpoint: PathBuf,
+    /// None: the default place for this user.
+    pub state_dir: Option<PathBuf>,
+    pub allow_other: bool,
+    pub allow_template_writes: bool,
+    pub foreground: bool,
+    pub nonempty: bool,
+    /// 1 to 64.
+    pub threads: usize,
+    pub log_level: LevelFilter,
+    pub log_file: Option<PathBuf>,
+}
+
+impl MountConfig {
+    pub const MAX_THREADS: usize = 64;
+
+    /// Long options and `-o` mean the same and may be mixed; one that is given twice must say the
+    /// same both times.
+    ///
+    /// # Errors
+    /// `Error::Invalid`, naming the option.
+    pub fn from_args(args: MountArgs) -> Result<Self> {
+        let mut given = Given::default();
+        for option in from_flags(&args) {
+            given.take(option)?;
+        }
+        for text in &args.options {
+            for option in mount_options::parse(text)? {
+                given.take(option)?;
+            }
+        }
+        Ok(Self {
+            store: absolute("STORE", &args.store)?,
+            mountpoint: absolute("MOUNTPOINT", &args.mountpoint)?,
+            state_dir: given.state_dir,
+            allow_other: given.allow_other,
+            allow_template_writes: given.allow_template_writes,
+            foreground: given.foreground,
+            nonempty: given.nonempty,
+            threads: given.threads.unwrap_or_else(default_threads),
+            log_level: given.log_level.unwrap_or(LevelFilter::Info),
+            log_file: given.log_file,
+        })
+    }
+}
+
+/// The long options as the words of `-o`, so that there is one meaning.
+fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
+    let path = |path: &Option<PathBuf>| path.clone().map(OsString::from);
+    [
+        args.allow_other.then_some(MountOption::AllowOther),
+        args.allow_template_writes.then_some(MountOption::AllowTemplateWrites),
+        args.foreground.then_some(MountOption::Foreground),
+        args.nonempty.then_some(MountOption::Nonempty),
+        args.threads.clone().map(MountOption::Threads),
+        args.log_level.clone().map(MountOption::LogLevel),
+        path(&args.log_file).map(MountOption::LogFile),
+        path(&args.state_dir).map(MountOption::StateDir),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+#[derive(Default)]
+struct Given {
+    state_dir: Option<PathBuf>,
+    allow_other: bool,
+    allow_template_writes: bool,
+    foreground: bool,
+    nonempty: bool,
+    threads: Option<usize>,
+    log_level: Option<LevelFilter>,
+    log_file: Option<PathBuf>,
+}
+
+impl Given {
+    fn take(&mut self, option: MountOption) -> Result<()> {
+        match option {
+            MountOption::AllowOther => self.allow_other = true,
+            MountOption::AllowTemplateWrites => self.allow_template_writes = true,
+            MountOption::Foreground => self.foreground = true,
+            MountOption::Nonempty => self.nonempty = true,
+            MountOption::Threads(text) => once(&mut self.threads, "threads", threads(&text)?)?,
+            MountOption::LogLevel(text) => once(&mut self.log_level, "log_level", log_level(&text)?)?,
+            MountOption::LogFile(path) => {
+                once(&mut self.log_file, "log_file", absolute("log_file", Path::new(&path))?)?;
+            }
+            MountOption::StateDir(path) => {
+                once(&mut self.state_dir, "state_dir", absolute("state_dir", Path::new(&path))?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn once<T: PartialEq>(slot: &mut Option<T>, option: &str, value: T) -> Result<()> {
+    match slot {
+        Some(earlier) if *earlier != value => {
+            Err(Error::Invalid(format!("{option} is given twice with different values: keep one")))
+        }
+        _ => {
+            *slot = Some(value);
+            Ok(())
+        }
+    }
+}
+
+fn threads(text: &str) -> Result<usize> {
+    text.parse().ok().filter(|n| (1..=MountConfig::MAX_THREADS).contains(n)).ok_or_else(|| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!("threads={text}: it is a number from 1 to {}", MountConfig::MAX_THREADS))
+    })
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
+/// A daemon that cannot tell why it refused something helps nobody: `off` is no level here.
+fn log_level(text: &str) -> Result<LevelFilter> {
+    match text {
+        "error" => Ok(LevelFilter::Error),
+        "warn" => Ok(LevelFilter::Warn),
+        "info" => Ok(LevelFilter::Info),
+        "debug" => Ok(LevelFilter::Debug),
+        "trace" => Ok(LevelFilter::Trace),
+        _ => {
+            let text = printable(text.as_bytes());
+            Err(Error::Invalid(format!("log_level={text}: it is error, warn, info, debug or trace")))
+        }
+    }
+}
+
+fn absolute(what: &str, path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::Invalid(format!("{what} is empty: give a path")));
+    }
+    std::path::absolute(path).map_err(|source| Error::io(format!("{what} {path:?}"), source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command, with_mount_inserted};
+    use clap::Parser;
+
+    fn config(words: &[&str]) -> Result<MountConfig> {
+        let args = ["templatefs", "/s", "/m"].iter().chain(words).map(OsString::from).collect();
+        match Cli::try_parse_from(with_mount_inserted(args)).unwrap().command {
+            Command::Mount(args) => MountConfig::from_args(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_the_careful_ones() {
+        let config = config(&[]).unwrap();
+        assert_eq!((config.store, config.mountpoint), ("/s".into(), "/m".into()));
+        assert!(
+            !config.allow_other && !config.allow_template_writes && !config.nonempty && !config.foreground
+        );
+        assert_eq!((config.log_level, config.log_file, config.state_dir), (LevelFilter::Info, None, None));
+        assert!((2..=8).contains(&config.threads));
+    }
+
+    #[test]
+    fn long_options_and_o_mean_the_same() {
+        let long = config(&[
+            "--allow-other",
+            "--allow-template-writes",
+            "--foreground",
+            "--nonempty",
+            "--threads=3",
+            "--log-level=debug",
+            "--log-file=/l",
+            "--state-dir=/d",
+        ]);
+        let comma = config(&[
+            "-o",
+            "rw,allow_other,allow_template_writes,foreground",
+            "-o",
+            "nonempty,threads=3,log_level=debug,log_file=/l,state_dir=/d",
+        ]);
+        assert_eq!(long.unwrap(), comma.unwrap());
+    }
+
+    #[test]
+    fn what_is_said_twice_must_be_said_alike() {
+        assert_eq!(config(&["--threads=4", "-o", "threads=4,threads=04"]).unwrap().threads, 4);
+        assert!(config(&["-f", "-o", "foreground,foreground"]).unwrap().foreground);
+        for words in [
+            &["--threads=4", "-o", "threads=5"][..],
+            &["-o", "log_level=info", "-o", "log_level=warn"],
+            &["--state-dir=/a", "-ostate_dir=/b"],
+            &["-o", "log_file=/a,log_file=/b"],
+        ] {
+            let error = config(words).unwrap_err().to_string();
+            assert!(error.contains("given twice with different values"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (word, named) in [
+            ("threads=0", "threads=0"),
+            ("threads=65", "1 to 64"),
+            ("threads=many", "threads=many"),
+            ("log_level=off", "log_level=off"),
+            ("log_level=INFO", "error, warn"),
+            ("ro", "-o ro"),
+        ] {
+            let error = config(&["-o", word]).unwrap_err();
+            assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_are_made_absolute() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(config(&["-o", "state_dir=d"]).unwrap().state_dir, Some(here.join("d")));
+    }
+}
