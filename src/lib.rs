@@ -4,6 +4,7 @@ pub mod access;
 pub mod admit;
 mod caller;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod engine;
 mod errands;

@@ -1,0 +1,48 @@
+//! One module per subcommand: arguments in, text and an exit code out. No filesystem semantics.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::cli::Command;
+use crate::error::{Error, Result};
+
+mod generate;
+mod listing;
+mod ls;
+mod readers;
+mod resolve;
+pub mod table;
+
+/// An error becomes one line on stderr and exit code 1; clap has answered wrong usage with 2.
+pub fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Resolve(args) => resolve::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
+        Command::Mount(_)
+        | Command::Umount(_)
+        | Command::Views(_)
+        | Command::Discard(_)
+        | Command::Demo(_) => {
+            Err(Error::Unsupported("this build has no mount, umount, views, discard and demo".to_owned()))
+        }
+    }
+}
+
+/// Writes to stdout. A reader that went away has seen what it wanted: no error.
+pub fn print(text: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("stdout", error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON for programs: indented, with a newline at the end.
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|error| Error::io("JSON", io::Error::from(error)))?;
+    text.push(b'\n');
+    print(&text)
+}
