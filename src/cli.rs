@@ -74,6 +74,9 @@ pub struct MountArgs {
     /// Options as in fstab, separated by commas; may be repeated
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,
+    /// The daemon that `mount` started, which reports on stdout
+    #[arg(long, hide = true)]
+    pub detached: bool,
 }
 
 /// Unmount; a busy mount says who holds it.

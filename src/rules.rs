@@ -3,9 +3,6 @@
 
 use std::fmt;
 
-use crate::error::Error;
-use crate::name::Request;
-
 /// QEMU's `rom`: `Auto` means "the value of readonly".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -139,35 +136,6 @@ impl Properties {
             (_, false, true) => Err(Conflict::RomOnWritable),
         }
     }
-}
-
-/// Why a request is none, before any file was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    Conflict(Conflict),
-    /// `view=` on something that is no private view.
-    ViewOfNonPrivate(Kind),
-}
-
-impl Refusal {
-    /// As an error about `path`.
-    pub fn at(self, path: &str) -> Error {
-        let path = path.to_owned();
-        match self {
-            Self::Conflict(source) => Error::Conflict { path, source },
-            Self::ViewOfNonPrivate(kind) => Error::Invalid(format!(
-                "{path}: view=ID names a private view, and this is {}: add rom=off, or leave view out",
-                if kind == Kind::Rom { "a ROM view" } else { "the template itself" }
-            )),
-        }
-    }
-}
-
-/// What a request is for.
-pub fn admit(request: &Request) -> Result<Kind, Refusal> {
-    let kind = request.properties().resolve().map_err(Refusal::Conflict)?;
-    let names_view = request.query.as_ref().is_some_and(|query| query.view.is_some());
-    if names_view && !kind.is_private() { Err(Refusal::ViewOfNonPrivate(kind)) } else { Ok(kind) }
 }
 
 /// As QEMU writes them.

@@ -6,12 +6,17 @@ use std::process::ExitCode;
 use crate::cli::Command;
 use crate::error::{Error, Result};
 
+mod demo;
+mod discard;
 mod generate;
 mod listing;
 mod ls;
+mod mount;
 mod readers;
 mod resolve;
 pub mod table;
+mod umount;
+mod views;
 
 /// An error becomes one line on stderr and exit code 1; clap has answered wrong usage with 2.
 pub fn run(command: Command) -> Result<ExitCode> {
@@ -20,13 +25,11 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Ls(args) => ls::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
-        Command::Mount(_)
-        | Command::Umount(_)
-        | Command::Views(_)
-        | Command::Discard(_)
-        | Command::Demo(_) => {
-            Err(Error::Unsupported("this build has no mount, umount, views, discard and demo".to_owned()))
-        }
+        Command::Mount(args) => mount::run(args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Views(args) => views::run(&args),
+        Command::Discard(args) => discard::run(&args),
+        Command::Demo(_) => demo::run(),
     }
 }
 

@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
 use super::{Attributes, Engine, ROOT, control};
 use crate::access::{Caller, READ, SEARCH, WRITE};
+use crate::admit::admit;
 use crate::error::{Error, Result};
 use crate::name::{self, Label, Query};
 use crate::overlay::Record;
-use crate::rules::{Kind, admit};
+use crate::rules::Kind;
 use crate::store::{Found, Identity, Metadata};
 
 /// One line of a directory, named as it is opened.
@@ -49,7 +50,7 @@ impl Engine {
                 return Err(Error::Invalid(format!("{}: a directory takes no query", shown())));
             }
         };
-        let kind = admit(&request).map_err(|refusal| refusal.at(&shown()))?;
+        let kind = admit(&request, shown)?;
         let query = request.query.unwrap_or_default();
         let what = self.what(caller, kind, query, path, &metadata, identity)?;
         Ok(self.nodes.look_up(what, Some(metadata)))

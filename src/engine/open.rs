@@ -76,16 +76,18 @@ pub struct Handle {
 impl Engine {
     pub fn open(&self, caller: &Caller, id: u64, access: Access) -> Result<Opened> {
         let node = self.node(id)?;
+        // Before any lock: it looks at all open nodes.
+        let snapshot = match &node.what {
+            What::Control(file) => Some(Arc::new(self.control_content(caller, *file, access)?)),
+            _ => None,
+        };
         let (content, plane) = {
             let mut state = node.state.lock();
             let (content, plane) = match &node.what {
                 What::Rom { template, .. } => self.open_rom(caller, &mut state, template, access)?,
                 What::Template { template } => self.open_template(caller, &mut state, template, access)?,
                 What::Private(private) => self.open_private(caller, node.id, &mut state, private, access)?,
-                What::Control(file) => (
-                    Content::Snapshot(Arc::new(self.control_content(caller, *file, access)?)),
-                    Plane::Snapshot,
-                ),
+                What::Control(_) => (Content::Snapshot(snapshot.unwrap_or_default()), Plane::Snapshot),
                 What::Directory { .. } | What::ControlDirectory => {
                     return Err(Error::io("a directory", rustix::io::Errno::ISDIR));
                 }

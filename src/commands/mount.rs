@@ -1,0 +1,75 @@
+//! `mount`: serves in the foreground, or starts a daemon and waits until it does.
+//!
+//! The daemon is this program again, with `--detached`. Its stderr is the caller's until the
+//! mount answers, so that what goes wrong before is seen where it was asked for; then it says so
+//! on its stdout, which is a pipe to here, and lets go of all three.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::cli::MountArgs;
+use crate::config::MountConfig;
+use crate::error::{Error, Result};
+use crate::{logging, session};
+
+const READY: &[u8] = b"ready";
+
+pub fn run(args: MountArgs) -> Result<ExitCode> {
+    let detached = args.detached;
+    let config = MountConfig::from_args(args)?;
+    if !config.foreground && !detached {
+        return start_daemon();
+    }
+    let open_log = |state: &Path| {
+        let default = state.join("daemon.log");
+        let file = config.log_file.as_deref().or(detached.then_some(default.as_path()));
+        logging::init(config.log_level, file)
+    };
+    let ready = || if detached { let_go() } else { Ok(()) };
+    session::serve(&config, open_log, ready).map(|()| ExitCode::SUCCESS)
+}
+
+fn start_daemon() -> Result<ExitCode> {
+    let failed = |e| Error::io("the daemon cannot be started", e);
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("templatefs")
+        .args(crate::cli::with_mount_inserted(std::env::args_os().collect()).into_iter().skip(1))
+        .arg("--detached")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let mut said = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_end(&mut said).map_err(failed)?;
+    }
+    if said == READY {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It has said why on our stderr.
+    let status = child.wait().map_err(failed)?;
+    match status.code() {
+        Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
+        None => Err(Error::Invalid(format!("the daemon ended before the mount answered: {status}"))),
+    }
+}
+
+/// Leaves the caller's terminal, directory and descriptors.
+fn let_go() -> Result<()> {
+    let failed = |e: rustix::io::Errno| Error::io("detaching", e);
+    let null = openat(CWD, "/dev/null", OFlags::RDWR, Mode::empty()).map_err(failed)?;
+    // A shell that runs this in a job of its own has made it a leader already.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/").map_err(failed)?;
+    std::io::stdout()
+        .write_all(READY)
+        .and_then(|()| std::io::stdout().flush())
+        .map_err(|e| Error::io("detaching", e))?;
+    rustix::stdio::dup2_stdin(&null).map_err(failed)?;
+    rustix::stdio::dup2_stdout(&null).map_err(failed)?;
+    rustix::stdio::dup2_stderr(&null).map_err(failed)
+}

@@ -1,0 +1,292 @@
+//! A mountpoint gets its /dev/fuse, and loses it: mount(2) and umount(2) for root, fusermount3
+//! for an ordinary user.
+//!
+//! By hand, since the session library's own mounting may unmount a newer mount than its own and
+//! cannot retry a busy unmount, and since a later successor needs the descriptor.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
+};
+
+use crate::error::{Error, Result};
+use crate::holders;
+
+pub const FILESYSTEM: &str = "templatefs";
+
+/// Checks that `mountpoint` can show `store`, and returns both without symlinks.
+pub fn check(store: &Path, mountpoint: &Path, nonempty: bool) -> Result<(PathBuf, PathBuf)> {
+    let store =
+        std::fs::canonicalize(store).map_err(|e| Error::io(format!("store {}", store.display()), e))?;
+    if !store.is_dir() {
+        return Err(Error::Invalid(format!("store {}: not a directory", store.display())));
+    }
+    let shown = mountpoint.display();
+    let unfit = |why: String| Error::Invalid(format!("mountpoint {shown}: {why}"));
+    let real = match std::fs::canonicalize(mountpoint) {
+        Ok(real) => real,
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
+            return Err(unfit(
+                "a mount whose daemon is gone is left there; run `templatefs umount` on it first".into(),
+            ));
+        }
+        Err(e) => return Err(Error::io(format!("mountpoint {shown}"), e)),
+    };
+    if !real.is_dir() {
+        return Err(unfit("not a directory".into()));
+    }
+    if is_mountpoint(&real)? {
+        return Err(unfit(
+            "something is mounted there already; unmount it, or choose another directory".into(),
+        ));
+    }
+    let inside = |inner: &Path, outer: &Path| {
+        let key = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        let outer = key(outer);
+        outer.is_some() && inner.ancestors().any(|ancestor| key(ancestor) == outer)
+    };
+    if inside(&store, &real) {
+        return Err(unfit(format!("the mount would hide its own store {}", store.display())));
+    }
+    if inside(&real, &store) {
+        return Err(unfit(format!("it lies in the store {}; choose a directory outside", store.display())));
+    }
+    let empty = std::fs::read_dir(&real).map(|mut entries| entries.next().is_none());
+    if !nonempty && !empty.unwrap_or(true) {
+        return Err(unfit(
+            "not empty, and the mount would hide what is there; use --nonempty if that is meant".into(),
+        ));
+    }
+    Ok((store, real))
+}
+
+/// Mounts, and returns the connection to the kernel.
+pub fn attach(store: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
+    if rustix::process::geteuid().is_root() {
+        attach_as_root(store, mountpoint, allow_other)
+    } else {
+        attach_by_fusermount(store, mountpoint, allow_other)
+    }
+}
+
+fn attach_as_root(store: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
+    let device = openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("/dev/fuse: cannot be opened; is the kernel's fuse module loaded?", e))?;
+    let mut options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    let options = CString::new(options).map_err(|e| Error::io("mount options", e))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(store, mountpoint, format!("fuse.{FILESYSTEM}"), flags, options.as_c_str())
+        .map_err(|e| Error::io(format!("mountpoint {}: mount(2)", mountpoint.display()), e))?;
+    Ok(device)
+}
+
+fn attach_by_fusermount(store: &Path, mountpoint: &Path, allow_other: bool) -> Result<OwnedFd> {
+    // The other end must be inherited: fusermount3 sends the descriptor back over it.
+    let sockets = || {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
+        Ok::<_, Errno>((ours, theirs))
+    };
+    let (ours, theirs) = sockets().map_err(|e| Error::io("a socket for fusermount3", e))?;
+    let mut options =
+        OsString::from(format!("nosuid,nodev,noexec,default_permissions,subtype={FILESYSTEM},fsname="));
+    options.push(escape_option(store));
+    if allow_other {
+        options.push(",allow_other");
+    }
+    let mut child = Command::new("fusermount3")
+        .arg("-o")
+        .arg(options)
+        .arg("--")
+        .arg(mountpoint)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| Error::io("fusermount3: cannot be run; install the package fuse3", e))?;
+    drop(theirs);
+    let received = receive_descriptor(&ours);
+    let mut message = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let _ = stderr.read_to_string(&mut message);
+    }
+    let status = child.wait().map_err(|e| Error::io("fusermount3", e))?;
+    match received {
+        Ok(Some(device)) if status.success() => Ok(device),
+        _ => Err(Error::Invalid(format!(
+            "mountpoint {}: fusermount3 refused: {}",
+            mountpoint.display(),
+            one_line(&message).unwrap_or_else(|| status.to_string())
+        ))),
+    }
+}
+
+/// A value within fusermount3's options: a comma ends it unless escaped.
+fn escape_option(path: &Path) -> OsString {
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b',' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    OsString::from_vec(out)
+}
+
+fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    Ok(descriptors.flatten().next())
+}
+
+/// Unmounts; a busy mount stays as it is, and the error says who holds it. Never forced: that
+/// would abort the connection under whoever uses it.
+pub fn detach(mountpoint: &Path) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return match unmount(mountpoint, UnmountFlags::NOFOLLOW) {
+            Ok(()) => Ok(()),
+            Err(Errno::BUSY) => Err(Error::io(holders::busy(mountpoint), Errno::BUSY)),
+            Err(Errno::INVAL) => {
+                Err(Error::Invalid(format!("{}: nothing is mounted there", mountpoint.display())))
+            }
+            Err(e) => Err(Error::io(format!("{}: umount(2)", mountpoint.display()), e)),
+        };
+    }
+    let output = Command::new("fusermount3")
+        .args(["-u", "--"])
+        .arg(mountpoint)
+        .output()
+        .map_err(|e| Error::io("fusermount3: cannot be run; install the package fuse3", e))?;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    match output.status.success() {
+        true => Ok(()),
+        false if message.contains("busy") => Err(Error::io(holders::busy(mountpoint), Errno::BUSY)),
+        false => Err(Error::Invalid(format!(
+            "{}: fusermount3 refused: {}",
+            mountpoint.display(),
+            one_line(&message).unwrap_or_else(|| output.status.to_string())
+        ))),
+    }
+}
+
+fn one_line(message: &str) -> Option<String> {
+    let line = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    (!line.is_empty()).then_some(line)
+}
+
+/// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+#[derive(Debug, PartialEq, Eq)]
+pub struct MountEntry {
+    pub mountpoint: PathBuf,
+    pub filesystem: String,
+    pub source: PathBuf,
+}
+
+/// The mounts of this process, in the order they were made.
+pub fn mounts() -> Result<Vec<MountEntry>> {
+    let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Error::io("/proc/self/mountinfo", e))?;
+    Ok(text.split(|b| *b == b'\n').filter_map(parse_mount).collect())
+}
+
+/// The mounts of templatefs.
+pub fn own_mounts() -> Result<Vec<MountEntry>> {
+    let own = |entry: &MountEntry| entry.filesystem == format!("fuse.{FILESYSTEM}");
+    Ok(mounts()?.into_iter().filter(own).collect())
+}
+
+fn is_mountpoint(path: &Path) -> Result<bool> {
+    Ok(mounts()?.iter().any(|entry| entry.mountpoint == path))
+}
+
+fn parse_mount(line: &[u8]) -> Option<MountEntry> {
+    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let separator = fields.iter().position(|field| *field == b"-")?;
+    Some(MountEntry {
+        mountpoint: unescape_octal(fields.get(4)?),
+        filesystem: String::from_utf8_lossy(fields.get(separator + 1)?).into_owned(),
+        source: unescape_octal(fields.get(separator + 2)?),
+    })
+}
+
+/// The kernel writes space, tab, newline and backslash as `\NNN`.
+fn unescape_octal(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).filter(|_| *first == b'\\');
+        let code = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        out.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read_with_its_escapes() {
+        let line = br"73 29 0:57 / /mnt/a\040b rw,nosuid shared:7 - fuse.templatefs /store\134x rw,user_id=0";
+        let expected = MountEntry {
+            mountpoint: "/mnt/a b".into(),
+            filesystem: "fuse.templatefs".into(),
+            source: r"/store\x".into(),
+        };
+        assert_eq!(parse_mount(line), Some(expected));
+        assert_eq!(parse_mount(b""), None);
+        assert!(is_mountpoint(Path::new("/proc")).unwrap());
+    }
+
+    #[test]
+    fn unfit_mountpoints_are_refused_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["store/sub", "empty", "full/store"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        std::fs::write(at("file"), b"").unwrap();
+        let refused = |store: &str, mountpoint: &str| {
+            let message = check(&at(store), &at(mountpoint), false).unwrap_err().to_string();
+            assert!(!message.contains('\n'));
+            message
+        };
+        assert!(refused("none", "empty").contains("No such file"));
+        assert!(refused("file", "empty").contains("not a directory"));
+        assert!(refused("store", "none").contains("No such file"));
+        assert!(refused("store", "file").contains("not a directory"));
+        assert!(refused("store", "store").contains("hide its own store"));
+        assert!(refused("full/store", "full").contains("hide its own store"));
+        assert!(refused("store", "store/sub").contains("lies in the store"));
+        assert!(refused("store", "full").contains("not empty"));
+        assert!(check(&at("store"), &at("full"), true).is_ok());
+        assert!(check(&at("store"), &at("empty"), false).is_ok());
+    }
+}

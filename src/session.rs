@@ -1,0 +1,108 @@
+//! One mount, from its configuration to its unmounting.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use fuser::{Session, SessionACL};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::MountConfig;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::fuse::Adapter;
+use crate::mount;
+use crate::state::{self, StateDirectory};
+use crate::store::DirectoryStore;
+use crate::views::Views;
+
+/// Mounts and serves until the mount is gone. `prepare` is called with the state directory before
+/// anything is mounted, `ready` once the mount answers.
+pub fn serve(
+    config: &MountConfig,
+    prepare: impl FnOnce(&Path) -> Result<()>,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (store_path, mountpoint) = mount::check(&config.store, &config.mountpoint, config.nonempty)?;
+    let state_path = match &config.state_dir {
+        Some(path) => path.clone(),
+        None => state::default_path(&mountpoint)?,
+    };
+    let state = StateDirectory::take(&state_path)?;
+    prepare(&state_path)?;
+    raise_file_limit();
+    let store = DirectoryStore::open(&store_path)?;
+    let views = Views::load(&state.views())?;
+    let engine = Arc::new(Engine::new(Box::new(store), views, config.allow_template_writes));
+    // A signal must never find the mount there and nobody to unmount it.
+    let signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| Error::io("signals", e))?;
+
+    let device = mount::attach(&store_path, &mountpoint, config.allow_other)?;
+    let served = start(engine, device, config.threads).and_then(|running| {
+        state.describe(&store_path, &mountpoint)?;
+        unmount_on_signal(signals, mountpoint.clone())?;
+        std::fs::metadata(&mountpoint)
+            .map_err(|e| Error::io(format!("{}: no answer", mountpoint.display()), e))?;
+        Ok(running)
+    });
+    let running = served.inspect_err(|_| detach_quietly(&mountpoint))?;
+    log::info!("{} is mounted on {}", store_path.display(), mountpoint.display());
+    if let Err(error) = ready() {
+        detach_quietly(&mountpoint);
+        return Err(error);
+    }
+    let ended = running.join().map_err(|e| Error::io(format!("{}: serving ended", mountpoint.display()), e));
+    log::info!("{} is unmounted", mountpoint.display());
+    ended
+}
+
+fn start(
+    engine: Arc<Engine>,
+    device: std::os::fd::OwnedFd,
+    threads: usize,
+) -> Result<fuser::BackgroundSession> {
+    let notifier = Arc::new(OnceLock::new());
+    let adapter = Adapter::new(engine, notifier.clone());
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(threads);
+    // Who may ask at all is the kernel's decision (allow_other), who may do what the engine's.
+    let session = Session::from_fd(adapter, device, SessionACL::All, config)
+        .map_err(|e| Error::io("the kernel and this daemon do not understand each other (FUSE INIT)", e))?;
+    let _ = notifier.set(session.notifier());
+    session.spawn().map_err(|e| Error::io("threads cannot be started", e))
+}
+
+fn detach_quietly(mountpoint: &Path) {
+    if let Err(error) = mount::detach(mountpoint) {
+        log::error!("{error}");
+    }
+}
+
+/// A busy mount goes on being served: its views are guests' memory.
+fn unmount_on_signal(mut signals: Signals, mountpoint: std::path::PathBuf) -> Result<()> {
+    let wait = move || {
+        for signal in signals.forever() {
+            log::info!("signal {signal}: unmounting {}", mountpoint.display());
+            match mount::detach(&mountpoint) {
+                Ok(()) => return,
+                Err(error) => {
+                    log::error!("{error}");
+                    eprintln!("templatefs: {error}");
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| Error::io("threads", e))?;
+    Ok(())
+}
+
+/// Each view that is written holds two files open, each template one or two.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::warn!("the limit on open files stays at {:?}: {error}", limit.current);
+    }
+}

@@ -1,0 +1,186 @@
+//! The state directory of one mount: its views' own pages, and a lock that keeps a second daemon
+//! out.
+//!
+//! ```text
+//! lock         held with flock(2) for as long as a daemon serves
+//! mount.json   what is mounted where, by which process
+//! views/       two files a view (overlay/files.rs)
+//! daemon.log   the log of a daemon in the background, unless told otherwise
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::name::printable;
+
+pub struct StateDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+#[derive(Serialize)]
+struct Mounted {
+    schema: u32,
+    version: &'static str,
+    pid: u32,
+    store: String,
+    mountpoint: String,
+}
+
+impl StateDirectory {
+    /// Makes the directory where it is missing, and takes it for this process.
+    pub fn take(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let context = |e: io::Error| Error::io(format!("state directory {shown}"), e);
+        make_private(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(path.join("lock")).map_err(context)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::Invalid(format!(
+                    "state directory {shown}: another templatefs uses it; unmount that one, or choose another \
+                     --state-dir"
+                )));
+            }
+            Err(e) => return Err(context(e.into())),
+        }
+        make_private(&path.join("views"))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub fn views(&self) -> PathBuf {
+        self.path.join("views")
+    }
+
+    /// Tells whoever looks what is served from here.
+    pub fn describe(&self, store: &Path, mountpoint: &Path) -> Result<()> {
+        let text = |path: &Path| printable(path.as_os_str().as_bytes());
+        let mounted = Mounted {
+            schema: 1,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            store: text(store),
+            mountpoint: text(mountpoint),
+        };
+        let write = || {
+            let new = self.path.join("mount.json.new");
+            std::fs::write(&new, serde_json::to_vec(&mounted)?)?;
+            std::fs::rename(new, self.path.join("mount.json"))
+        };
+        write().map_err(|e| Error::io(format!("state directory {}", self.path.display()), e))
+    }
+}
+
+/// Where a mount keeps its state unless told: on tmpfs, one directory a mountpoint.
+pub fn default_path(mountpoint: &Path) -> Result<PathBuf> {
+    let uid = rustix::process::geteuid();
+    let name = escape(mountpoint);
+    let mut candidates = Vec::new();
+    if uid.is_root() {
+        candidates.push(PathBuf::from("/run/templatefs"));
+        candidates.push(PathBuf::from("/dev/shm/templatefs"));
+    } else {
+        if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+            candidates.push(PathBuf::from(runtime).join("templatefs"));
+        }
+        candidates.push(PathBuf::from(format!("/dev/shm/templatefs-{}", uid.as_raw())));
+    }
+    let on_tmpfs = |path: &PathBuf| {
+        let parent = path.parent().unwrap_or(path);
+        statfs(parent).is_ok_and(|s| s.f_type == libc::TMPFS_MAGIC)
+    };
+    let Some(base) = candidates.into_iter().find(on_tmpfs) else {
+        return Err(Error::Invalid(
+            "no tmpfs for the state of the mount at /run, /dev/shm or $XDG_RUNTIME_DIR: name a place with --state-dir"
+                .into(),
+        ));
+    };
+    make_private(&base)?;
+    Ok(base.join(name))
+}
+
+/// A path as one file name: `/` becomes `-`, and what could be mistaken for it `\xNN`.
+fn escape(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
+    let mut out = String::new();
+    for byte in bytes {
+        match byte {
+            b'/' => out.push('-'),
+            b if b.is_ascii_alphanumeric() || b"._:".contains(b) => out.push(char::from(*b)),
+            b => out.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    // A name of a deep path would be too long for a file; its digest is not.
+    if out.is_empty() {
+        return "-".into();
+    }
+    if out.len() <= 200 { out } else { format!("{:08x}-{}", crc32fast::hash(bytes), &out[out.len() - 180..]) }
+}
+
+/// A directory that is ours alone. In a place that others may write too, somebody may have been
+/// there first.
+fn make_private(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let mut builder = std::fs::DirBuilder::new();
+    match builder.mode(0o700).recursive(true).create(path) {
+        Ok(()) => {}
+        Err(e) => return Err(Error::io(format!("state directory {shown}: cannot be made"), e)),
+    }
+    let metadata =
+        std::fs::symlink_metadata(path).map_err(|e| Error::io(format!("state directory {shown}"), e))?;
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() || !own || metadata.mode() & 0o022 != 0 {
+        return Err(Error::Invalid(format!(
+            "state directory {shown}: it holds guests' memory and must be a directory of this user that nobody else \
+             may write"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_daemons_cannot_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let first = StateDirectory::take(&path).unwrap();
+        let error = StateDirectory::take(&path).err().unwrap().to_string();
+        assert!(error.contains("another templatefs uses it"), "{error}");
+        drop(first);
+        StateDirectory::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shared");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(StateDirectory::take(&path).is_err());
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+        assert!(StateDirectory::take(&dir.path().join("link")).is_err());
+    }
+
+    #[test]
+    fn mountpoints_have_states_of_their_own() {
+        let names: Vec<_> =
+            ["/mnt/t", "/mnt-t", "/mnt/t/", "/", "/mnt\\x2dt"].map(|p| escape(Path::new(p))).into();
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), 5, "{names:?}");
+        assert!(escape(Path::new(&format!("/{}", "d/".repeat(2000)))).len() <= 255);
+    }
+}

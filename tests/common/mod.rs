@@ -1,0 +1,8 @@
+//! Test support. Each test crate uses a part of it, which makes the rest dead code there.
+#![allow(dead_code)]
+
+pub mod guest;
+pub mod limit;
+pub mod lines;
+pub mod mounted;
+pub mod qemu;
