@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
 use fuser::{
@@ -23,6 +23,7 @@ use crate::engine::{
 };
 use crate::errands;
 use crate::error::Error;
+use crate::logging::Throttle;
 use crate::passthrough;
 
 /// An entry is never believed: each path walk asks, and may get a node of its own.
@@ -66,13 +67,19 @@ fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
+static REFUSALS: Throttle = Throttle::new();
+
 /// The errno for the caller, and the reason for the log: what an errno cannot say.
 fn refuse(operation: &str, request: &Request, error: &Error) -> Errno {
-    let level = match error {
-        Error::NotFound(_) | Error::NoMoreData => log::Level::Debug,
-        _ => log::Level::Warn,
-    };
-    log::log!(level, "{operation} by user {} (process {}): {error}", request.uid(), request.pid());
+    let (uid, pid) = (request.uid(), request.pid());
+    if matches!(error, Error::NotFound(_) | Error::NoMoreData) {
+        log::debug!("{operation} by user {uid} (process {pid}): {error}");
+    } else if let Some(suppressed) = REFUSALS.admit(Instant::now()) {
+        if suppressed > 0 {
+            log::warn!("{suppressed} refusals were left out of this log");
+        }
+        log::warn!("{operation} by user {uid} (process {pid}): {error}");
+    }
     Errno::from_i32(error.errno().raw_os_error())
 }
 

@@ -6,6 +6,7 @@ use std::thread;
 
 use fuser::{Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -40,7 +41,7 @@ pub fn serve(
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| Error::io("signals", e))?;
 
     let device = mount::attach(&store_path, &mountpoint, config.allow_other)?;
-    let served = start(engine, device, config.threads).and_then(|running| {
+    let served = start(engine.clone(), device, config.threads).and_then(|running| {
         state.describe(&store_path, &mountpoint)?;
         unmount_on_signal(signals, mountpoint.clone())?;
         std::fs::metadata(&mountpoint)
@@ -53,7 +54,10 @@ pub fn serve(
         detach_quietly(&mountpoint);
         return Err(error);
     }
+    // Under systemd with Type=notify; elsewhere nothing.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
     let ended = running.join().map_err(|e| Error::io(format!("{}: serving ended", mountpoint.display()), e));
+    engine.views().remove_all_unnamed();
     log::info!("{} is unmounted", mountpoint.display());
     ended
 }

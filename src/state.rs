@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock, statfs};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::name::printable;
@@ -26,10 +26,10 @@ pub struct StateDirectory {
     _lock: File,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Mounted {
     schema: u32,
-    version: &'static str,
+    version: String,
     pid: u32,
     store: String,
     mountpoint: String,
@@ -47,8 +47,11 @@ impl StateDirectory {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
+                let user = read_description(path).map_or_else(String::new, |other| {
+                    format!(" (process {}, mounted on {})", other.pid, other.mountpoint)
+                });
                 return Err(Error::Invalid(format!(
-                    "state directory {shown}: another templatefs uses it; unmount that one, or choose another \
+                    "state directory {shown}: another templatefs uses it{user}; unmount that one, or choose another \
                      --state-dir"
                 )));
             }
@@ -67,7 +70,7 @@ impl StateDirectory {
         let text = |path: &Path| printable(path.as_os_str().as_bytes());
         let mounted = Mounted {
             schema: 1,
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             store: text(store),
             mountpoint: text(mountpoint),
@@ -79,6 +82,10 @@ impl StateDirectory {
         };
         write().map_err(|e| Error::io(format!("state directory {}", self.path.display()), e))
     }
+}
+
+fn read_description(path: &Path) -> Option<Mounted> {
+    serde_json::from_slice(&std::fs::read(path.join("mount.json")).ok()?).ok()
 }
 
 /// Where a mount keeps its state unless told: on tmpfs, one directory a mountpoint.
@@ -158,8 +165,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         let first = StateDirectory::take(&path).unwrap();
+        first.describe(Path::new("/srv/t"), Path::new("/mnt/t")).unwrap();
         let error = StateDirectory::take(&path).err().unwrap().to_string();
-        assert!(error.contains("another templatefs uses it"), "{error}");
+        let user = format!("another templatefs uses it (process {}, mounted on /mnt/t)", std::process::id());
+        assert!(error.contains(&user), "{error}");
         drop(first);
         StateDirectory::take(&path).unwrap();
     }

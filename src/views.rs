@@ -126,6 +126,16 @@ impl Views {
         Ok(new_view(files, PageMap::default(), pinned))
     }
 
+    /// At the end of a mount the kernel does not close everything one by one.
+    pub fn remove_all_unnamed(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b"u-") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     pub fn remove_unnamed(&self, node: u64) {
         if let Err(e) = overlay::remove_files(&self.directory, &unnamed_key(node)) {
             log::error!(
