@@ -127,6 +127,8 @@ macro_rules! try_reply {
     };
 }
 
+/// What is left out here is answered ENOSYS, which the kernel takes well: it asks no more for
+/// FLUSH, FSYNCDIR and extended attributes, keeps locks by itself and copies by reading and writing.
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A size or time that the daemon reports must never make the kernel drop pages of a
@@ -251,17 +253,6 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
     fn release(
         &self,
         request: &Request,
@@ -382,17 +373,6 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         match rustix::fs::statvfs(&self.state_directory) {
             Ok(s) => {
@@ -480,31 +460,6 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         reply.error(refuse("rename", request, &no_new_names(name)));
-    }
-
-    fn setxattr(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
     }
 
     fn ioctl(
