@@ -1,0 +1,119 @@
+//! What is shipped for hosts: the mount helper and the systemd unit.
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::limit::{limit, on_expiry, poll};
+use common::mounted::{binary, is_mounted};
+
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/mount-scripts");
+
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("templatefs-test-").tempdir().unwrap();
+        fs::create_dir(directory.path().join("store")).unwrap();
+        fs::create_dir(directory.path().join("mnt")).unwrap();
+        fs::write(directory.path().join("store/template"), b"template").unwrap();
+        Self { directory }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn umount(&self) {
+        if is_mounted(&self.at("mnt")) {
+            let status = Command::new(binary()).arg("umount").arg(self.at("mnt")).status().unwrap();
+            assert!(status.success());
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.umount();
+    }
+}
+
+#[test]
+fn the_mount_helper_mounts_as_mount_8_calls_it() {
+    let _limit = limit(Duration::from_secs(60));
+    let place = Place::new();
+    let mnt = place.at("mnt");
+    let _detached = on_expiry({
+        let mnt = mnt.clone();
+        move || drop(Command::new("umount").arg("-l").arg(&mnt).status())
+    });
+    let helper = |options: &str| {
+        Command::new(Path::new(SCRIPTS).join("mount.templatefs"))
+            .args([place.at("store"), mnt.clone()])
+            .args(["-v", "-o", options, "-t", "templatefs"])
+            .env("TEMPLATEFS", binary())
+            .output()
+            .unwrap()
+    };
+    let refused = helper("nonsense");
+    assert!(!refused.status.success());
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains("nonsense") && message.lines().count() == 1, "{message}");
+    assert!(!is_mounted(&mnt));
+
+    let mounted = helper(&format!("noatime,_netdev,state_dir={}", place.at("state").display()));
+    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    assert_eq!(fs::read(mnt.join("template?rom=off")).unwrap(), b"template");
+    place.umount();
+    assert!(!is_mounted(&mnt));
+}
+
+#[test]
+fn the_systemd_unit_is_one_that_systemd_accepts() {
+    let _limit = limit(Duration::from_secs(60));
+    if Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let place = Place::new();
+    // Where the unit says the program is, this one is.
+    let text = fs::read_to_string(Path::new(SCRIPTS).join("templatefs@.service")).unwrap();
+    assert!(text.contains("/usr/bin/templatefs"));
+    let unit = place.at("templatefs@mnt-t.service");
+    fs::write(&unit, text.replace("/usr/bin/templatefs", &binary().display().to_string())).unwrap();
+    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let about_unit: Vec<&str> = said.lines().filter(|line| line.contains("templatefs")).collect();
+    assert!(output.status.success() && about_unit.is_empty(), "{said}");
+}
+
+/// Type=notify: systemd is told when the mount answers, not before.
+#[test]
+fn a_daemon_in_the_foreground_tells_systemd_when_it_is_ready() {
+    let _limit = limit(Duration::from_secs(60));
+    let place = Place::new();
+    let socket = UnixDatagram::bind(place.at("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut daemon = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .arg(binary())
+        .args(["mount", "--foreground", "--state-dir"])
+        .args([place.at("state"), place.at("store"), place.at("mnt")])
+        .env("NOTIFY_SOCKET", place.at("notify"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut message = [0; 256];
+    let length = socket.recv(&mut message).unwrap();
+    assert_eq!(String::from_utf8_lossy(&message[..length]).trim(), "READY=1");
+    assert!(is_mounted(&place.at("mnt")));
+    place.umount();
+    let status = poll(Duration::from_secs(30), || daemon.try_wait().unwrap()).expect("the daemon ends");
+    assert!(status.success());
+}
