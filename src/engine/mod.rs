@@ -114,3 +114,6 @@ impl Engine {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests;
