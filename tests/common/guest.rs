@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::limit::poll;
 use super::lines::Lines;
-use super::qemu::{Qemu, backend};
+use super::qemu::{Qemu, Starting, backend};
 
 /// A boot takes about 3 s; eight guests share two cores, and CI may be slower still.
 const BOOT: Duration = Duration::from_secs(120);
@@ -39,10 +39,16 @@ impl Machine {
 }
 
 /// A mem-path and the options beside it, for example `share=off,readonly=on,rom=off`.
-#[derive(Clone, Copy)]
-pub struct Backend<'a> {
-    pub path: &'a Path,
-    pub options: &'a str,
+#[derive(Clone)]
+pub struct Backend {
+    pub path: PathBuf,
+    pub options: &'static str,
+}
+
+impl Backend {
+    pub fn new(path: impl Into<PathBuf>, options: &'static str) -> Backend {
+        Backend { path: path.into(), options }
+    }
 }
 
 /// A machine that was captured: files that nobody may write. All stand in one directory; who may look into
@@ -58,29 +64,36 @@ pub struct Template {
 impl Template {
     /// Boots and captures `machine` into files of `directory`. `nvdimm` is a file of the size that it says.
     pub fn make(directory: &Path, machine: Machine, nvdimm: Option<&Path>) -> Template {
-        let template = Template {
-            machine,
-            ram: directory.join("ram"),
-            state: directory.join("state"),
-            kernel: directory.join("kernel"),
-            initrd: directory.join("initrd"),
-        };
+        let ram = directory.join("ram");
+        File::create(&ram).unwrap().set_len(machine.ram_mib << 20).unwrap();
+        let template = Template::author(None, directory, machine, ram.clone(), nvdimm);
+        fs::set_permissions(&ram, Permissions::from_mode(0o444)).unwrap();
+        template
+    }
+
+    /// The same by QEMU as `user`, into the file `ram`, which is there; its mode stays what it is.
+    pub fn author(
+        user: Option<&str>,
+        directory: &Path,
+        machine: Machine,
+        ram: PathBuf,
+        nvdimm: Option<&Path>,
+    ) -> Template {
+        let state = directory.join("state");
+        let (kernel, initrd) = (directory.join("kernel"), directory.join("initrd"));
         // The cache may lie where an ordinary user cannot look.
-        let (kernel, initrd) = guest_images();
-        fs::copy(kernel, &template.kernel).unwrap();
-        fs::copy(initrd, &template.initrd).unwrap();
-        let file = File::create(&template.ram).unwrap();
-        file.set_len(machine.ram_mib << 20).unwrap();
-        let ram = Backend { path: &template.ram, options: "share=on" };
+        let (cached_kernel, cached_initrd) = guest_images();
+        fs::copy(cached_kernel, &kernel).unwrap();
+        fs::copy(cached_initrd, &initrd).unwrap();
+        let template = Template { machine, ram, state, kernel, initrd };
+        let ram = Backend::new(&template.ram, "share=on");
         // share=on, as x-ignore-shared would otherwise copy the NVDIMM into STATE and write it back into ROM.
-        let nvdimm = nvdimm.map(|path| Backend { path, options: "share=on,readonly=on" });
-        let mut guest = Guest::start(None, &template, ram, nvdimm, &[]);
+        let nvdimm = nvdimm.map(|path| Backend::new(path, "share=on,readonly=on"));
+        let mut guest = Guest::connected(template.spawn(user, ram, nvdimm, &[]));
         guest.qemu.qmp("cont", json!({}));
         guest.wait_for_boot();
         guest.capture(&template.state);
-        for file in [&template.ram, &template.state] {
-            fs::set_permissions(file, Permissions::from_mode(0o444)).unwrap();
-        }
+        fs::set_permissions(&template.state, Permissions::from_mode(0o444)).unwrap();
         template
     }
 
@@ -90,9 +103,32 @@ impl Template {
     }
 
     pub fn restore_as(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>) -> Guest {
-        let mut guest = Guest::start(user, self, ram, nvdimm, &["-incoming", "defer"]);
+        self.start_as(user, ram, nvdimm).restore_from(&self.state)
+    }
+
+    /// A QEMU that is on its way, and knows nothing of the captured state yet.
+    pub fn start_as(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>) -> Restoring {
+        Restoring(self.spawn(user, ram, nvdimm, &["-incoming", "defer"]))
+    }
+
+    fn spawn(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>, more: &[&str]) -> Starting {
+        assert_eq!(self.machine.nvdimm_mib != 0, nvdimm.is_some());
+        Starting::spawn(user, |directory| {
+            let mut arguments = machine_arguments(self, &ram, nvdimm.as_ref(), directory);
+            arguments.extend(more.iter().map(|more| (*more).to_owned()));
+            arguments
+        })
+    }
+}
+
+/// See [`Template::start_as`].
+pub struct Restoring(Starting);
+
+impl Restoring {
+    pub fn restore_from(self, state: &Path) -> Guest {
+        let mut guest = Guest::connected(self.0);
         guest.ignore_shared_ram();
-        let uri = format!("file:{}", self.state.display());
+        let uri = format!("file:{}", state.display());
         guest.qemu.qmp("migrate-incoming", json!({ "uri": uri }));
         guest.qemu.migrated();
         guest.qemu.qmp("cont", json!({}));
@@ -107,20 +143,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    fn start(
-        user: Option<&str>,
-        template: &Template,
-        ram: Backend,
-        nvdimm: Option<Backend>,
-        more: &[&str],
-    ) -> Guest {
-        assert_eq!(template.machine.nvdimm_mib != 0, nvdimm.is_some());
-        let qemu = Qemu::start(user, |directory| {
-            let mut arguments = machine_arguments(template, ram, nvdimm, directory);
-            arguments.extend(more.iter().map(|more| (*more).to_owned()));
-            arguments
-        });
-        let mut qemu = qemu.unwrap_or_else(|message| panic!("{message}"));
+    fn connected(starting: Starting) -> Guest {
+        let mut qemu = starting.connected().unwrap_or_else(|message| panic!("{message}"));
         // The guest stands still until `cont`: whatever it prints finds this connection.
         let console = Lines::new(qemu.connect("console"));
         Guest { qemu, console, commands: 0 }
@@ -171,7 +195,8 @@ impl Guest {
         self.read_to_mark(BOOT, "ready", "the boot");
     }
 
-    fn capture(mut self, state: &Path) {
+    /// Writes all but the RAM to `state`, and ends: with its RAM file it can be restored.
+    pub fn capture(mut self, state: &Path) {
         self.qemu.qmp("stop", json!({}));
         self.ignore_shared_ram();
         let uri = format!("file:{}", state.display());
@@ -207,8 +232,8 @@ impl Guest {
 
 fn machine_arguments(
     template: &Template,
-    ram: Backend,
-    nvdimm: Option<Backend>,
+    ram: &Backend,
+    nvdimm: Option<&Backend>,
     directory: &Path,
 ) -> Vec<String> {
     let machine = template.machine;
@@ -216,7 +241,7 @@ fn machine_arguments(
     let mut arguments = Vec::new();
     let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
     add("-accel", accelerator);
-    add("-object", backend("ram", machine.ram_mib, ram.path, ram.options));
+    add("-object", backend("ram", machine.ram_mib, &ram.path, ram.options));
     match nvdimm {
         None => {
             add("-machine", "pc,memory-backend=ram".to_owned());
@@ -226,7 +251,7 @@ fn machine_arguments(
             let size = machine.nvdimm_mib;
             add("-machine", "pc,memory-backend=ram,nvdimm=on".to_owned());
             add("-m", format!("{}M,slots=1,maxmem=1G", machine.ram_mib));
-            add("-object", backend("nvdimm", size, nvdimm.path, nvdimm.options));
+            add("-object", backend("nvdimm", size, &nvdimm.path, nvdimm.options));
             add("-device", "nvdimm,memdev=nvdimm,unarmed=on".to_owned());
         }
     }

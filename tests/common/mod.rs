@@ -1,6 +1,7 @@
 //! Test support. Each test crate uses a part of it, which makes the rest dead code there.
 #![allow(dead_code)]
 
+pub mod clones;
 pub mod guest;
 pub mod limit;
 pub mod lines;

@@ -17,14 +17,19 @@ use super::lines::Lines;
 /// How long QEMU itself may take for anything; a guest's work has limits of its own.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// QEMU, paused before its guest's first instruction. It dies with this value, and with the thread that
-/// started it (the kernel's parent-death signal is bound to the thread): start it where it is used.
-pub struct Qemu {
+/// A process that becomes QEMU. It dies with this value, and with the thread that spawned it (the kernel's
+/// parent-death signal is bound to the thread): spawn it in a thread that outlives it.
+pub struct Starting {
     child: Child,
     directory: TempDir,
+    _killed_on_expiry: Registered,
+}
+
+/// QEMU, paused before its guest's first instruction.
+pub struct Qemu {
+    process: Starting,
     qmp: Lines,
     events: Vec<Value>,
-    _killed_on_expiry: Registered,
 }
 
 /// The arguments under which a memory-backend-file maps `path` (a comma in it is doubled).
@@ -39,13 +44,13 @@ pub fn backend(id: &str, mib: u64, path: &Path, options: &str) -> String {
 pub fn probe_backend(path: &Path, options: &str, user: Option<&str>) -> Result<(), String> {
     let mib = fs::metadata(path).map_or(1, |file| file.len().div_ceil(1 << 20).max(1));
     let object = backend("probe", mib, path, options);
-    Qemu::start(user, |_| ["-machine", "none", "-object", &object]).map(drop)
+    Starting::spawn(user, |_| ["-machine", "none", "-object", &object]).connected().map(drop)
 }
 
-impl Qemu {
-    /// Err(its message) where QEMU refuses its arguments. `arguments` is given a directory for sockets that
-    /// QEMU may write to, whoever `user` is, and lives as long as QEMU.
-    pub fn start<I>(user: Option<&str>, arguments: impl FnOnce(&Path) -> I) -> Result<Qemu, String>
+impl Starting {
+    /// `arguments` is given a directory for sockets that QEMU may write to, whoever `user` is, and lives as
+    /// long as QEMU.
+    pub fn spawn<I>(user: Option<&str>, arguments: impl FnOnce(&Path) -> I) -> Starting
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
     {
@@ -63,7 +68,7 @@ impl Qemu {
         command.args(["-display", "none", "-qmp"]);
         command.arg(format!("unix:{}/qmp,server=on,wait=off", path.display()));
         command.args(arguments(path));
-        let mut child = command
+        let child = command
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -74,25 +79,42 @@ impl Qemu {
         let killed_on_expiry = on_expiry(move || {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         });
-        // QEMU opens the socket, and may even greet, before it looks at its other arguments.
-        let qmp = connect(&path.join("qmp"), &mut child).and_then(greeted);
-        let Some(qmp) = qmp else {
-            let _ = child.kill();
-            let status = child.wait().unwrap();
-            let message = fs::read_to_string(path.join("stderr")).unwrap();
-            return Err(format!("QEMU ended ({status}): {}", message.trim()));
-        };
-        Ok(Qemu { child, directory, qmp, events: Vec::new(), _killed_on_expiry: killed_on_expiry })
+        Starting { child, directory, _killed_on_expiry: killed_on_expiry }
     }
 
+    /// Waits until QEMU answers; Err(its message) where it refuses its arguments.
+    pub fn connected(mut self) -> Result<Qemu, String> {
+        // QEMU opens the socket, and may even greet, before it looks at its other arguments.
+        let socket = self.directory.path().join("qmp");
+        if let Some(qmp) = connect(&socket, &mut self.child).and_then(greeted) {
+            return Ok(Qemu { process: self, qmp, events: Vec::new() });
+        }
+        let _ = self.child.kill();
+        let status = self.child.wait().unwrap();
+        Err(format!("QEMU ended ({status}): {}", self.stderr().trim()))
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.directory.path().join("stderr")).unwrap_or_default()
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Qemu {
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child.id()
     }
 
     /// A socket that QEMU made in its directory.
     pub fn connect(&mut self, socket: &str) -> UnixStream {
-        let path = self.directory.path().join(socket);
-        match connect(&path, &mut self.child) {
+        let path = self.process.directory.path().join(socket);
+        match connect(&path, &mut self.process.child) {
             Some(stream) => stream,
             None => self.fail(&format!("no connection to its socket {socket}")),
         }
@@ -155,7 +177,7 @@ impl Qemu {
     /// Asks QEMU to end, which runs its clean-up (discard-data=on), and waits for it.
     pub fn quit(mut self) {
         self.qmp("quit", json!({}));
-        let ended = poll(PATIENCE, || self.child.try_wait().unwrap());
+        let ended = poll(PATIENCE, || self.process.child.try_wait().unwrap());
         if !ended.is_some_and(|status| status.success()) {
             self.fail("quit");
         }
@@ -167,17 +189,13 @@ impl Qemu {
         let tail = &console[console.len().saturating_sub(2000)..];
         panic!(
             "{what}\n-- QEMU said:\n{}\n-- last console output:\n{}",
-            self.stderr(),
+            self.process.stderr(),
             String::from_utf8_lossy(tail)
         );
     }
 
-    pub fn stderr(&self) -> String {
-        fs::read_to_string(self.directory.path().join("stderr")).unwrap_or_default()
-    }
-
     fn console_log(&self) -> PathBuf {
-        self.directory.path().join("console.log")
+        self.process.directory.path().join("console.log")
     }
 
     fn message(&mut self, end: Instant, wanted: &str) -> Value {
@@ -186,13 +204,6 @@ impl Qemu {
             Err(error) => self.fail(&format!("waiting for QMP {wanted}: {error}")),
         };
         serde_json::from_str(&line).unwrap_or_else(|_| self.fail(&format!("QMP sent {line}")))
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
