@@ -7,3 +7,4 @@ pub mod limit;
 pub mod lines;
 pub mod mounted;
 pub mod qemu;
+pub mod views;

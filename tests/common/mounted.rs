@@ -114,6 +114,18 @@ impl Mounted {
         Pid::from_child(self.daemon.as_ref().expect("a running daemon"))
     }
 
+    /// templatefs, run by the user who mounted: nobody else may look at a mount without --allow-other.
+    pub fn command(&self) -> Command {
+        match self.options.user {
+            None => Command::new(binary()),
+            Some(user) => {
+                let mut command = run_as(id_of(user, "-u"), id_of(user, "-g"), &[]);
+                command.arg(binary());
+                command
+            }
+        }
+    }
+
     /// Asks the daemon to unmount and end, and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
         kill_process(self.daemon(), Signal::TERM).unwrap();
