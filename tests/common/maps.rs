@@ -1,0 +1,95 @@
+//! Mappings of files that others change meanwhile. No slice of such memory is ever made: bytes are
+//! copied in and out.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::ptr;
+
+use memmap2::{MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
+
+pub struct Mapping(MmapRaw);
+
+impl Mapping {
+    /// MAP_SHARED, readable and writable, of the whole file as long as it is now. None for an empty one.
+    pub fn shared(file: &File) -> io::Result<Option<Mapping>> {
+        let length = file.metadata()?.len() as usize;
+        Self::of(length, || MmapOptions::new().len(length).map_raw(file))
+    }
+
+    /// MAP_SHARED, readable only.
+    pub fn shared_read_only(file: &File) -> io::Result<Option<Mapping>> {
+        let length = file.metadata()?.len() as usize;
+        Self::of(length, || MmapOptions::new().len(length).map_raw_read_only(file))
+    }
+
+    /// MAP_PRIVATE, writable.
+    pub fn private(file: &File) -> io::Result<Option<Mapping>> {
+        let length = file.metadata()?.len() as usize;
+        // SAFETY: the map becomes an MmapRaw at once, of which nobody makes a slice.
+        Self::of(length, || unsafe { MmapOptions::new().len(length).map_copy(file) }.map(MmapRaw::from))
+    }
+
+    /// `length` bytes at `offset`, MAP_SHARED and writable: for files too large to map as a whole.
+    pub fn shared_part(file: &File, offset: u64, length: usize) -> io::Result<Mapping> {
+        MmapOptions::new().offset(offset).len(length).map_raw(file).map(Self)
+    }
+
+    fn of(length: usize, map: impl FnOnce() -> io::Result<MmapRaw>) -> io::Result<Option<Mapping>> {
+        if length == 0 { Ok(None) } else { map().map(|map| Some(Self(map))) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The file must reach to `at + length`: beyond its last page waits SIGBUS.
+    pub fn read(&self, at: usize, length: usize) -> Vec<u8> {
+        let range = self.checked(at, length);
+        let mut bytes = vec![0u8; length];
+        // SAFETY: the range lies within the mapping, which lives as long as `self`; `bytes` is as
+        // long and its own. A racing store changes the bytes that are copied and nothing else.
+        unsafe { ptr::copy_nonoverlapping(self.0.as_ptr().add(range.start), bytes.as_mut_ptr(), length) };
+        bytes
+    }
+
+    /// As [`Self::read`].
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        let range = self.checked(at, bytes.len());
+        // SAFETY: as in `read`; the mapping is writable, or the test is wrong and faults.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_mut_ptr().add(range.start), bytes.len())
+        };
+    }
+
+    /// msync(MS_SYNC).
+    pub fn sync(&self, at: usize, length: usize) -> io::Result<()> {
+        let range = self.checked(at, length);
+        self.0.flush_range(range.start, length)
+    }
+
+    /// MADV_REMOVE of whole pages: they read as zeros.
+    pub fn remove(&self, at: usize, length: usize) -> io::Result<()> {
+        let range = self.checked(at, length);
+        // SAFETY: nobody holds a reference into the mapping.
+        unsafe { self.0.unchecked_advise_range(UncheckedAdvice::Remove, range.start, length) }
+    }
+
+    /// MADV_DONTNEED: the page tables forget, so that the page cache may. Loses the stores to a private mapping.
+    pub fn forget(&self) -> io::Result<()> {
+        // SAFETY: nobody holds a reference into the mapping.
+        unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) }
+    }
+
+    fn checked(&self, at: usize, length: usize) -> Range<usize> {
+        assert!(at + length <= self.len(), "{at} + {length} in a mapping of {}", self.len());
+        at..at + length
+    }
+}
+
+/// Memory aligned to a page, as O_DIRECT wants it.
+pub fn aligned(bytes: &[u8]) -> MmapMut {
+    let mut memory = MmapMut::map_anon(bytes.len().max(1)).unwrap();
+    memory[..bytes.len()].copy_from_slice(bytes);
+    memory
+}
