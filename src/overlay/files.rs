@@ -179,11 +179,16 @@ impl Backing for ViewFiles {
         if length <= offset {
             return Ok(());
         }
+        // The word that also holds pages before `page` is never away: a daemon that is killed
+        // here must not have forgotten those. Nor is a hole filled, for which there may be no room.
         let mut kept = [0; WORD as usize];
         self.map.read_at(&mut kept, offset)?;
-        self.map.set_len(offset)?;
-        let lanes = (1u64 << (2 * (page % PAGES_PER_WORD))) - 1;
-        self.keep_pages(word, &[u64::from_le_bytes(kept) & lanes])
+        let before = u64::from_le_bytes(kept);
+        let after = before & ((1u64 << (2 * (page % PAGES_PER_WORD))) - 1);
+        if after != before {
+            self.keep_pages(word, &[after])?;
+        }
+        self.map.set_len(offset + WORD)
     }
 
     fn sync(&self) -> io::Result<()> {

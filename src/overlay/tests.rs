@@ -239,6 +239,33 @@ fn an_append_that_was_cut_short_leaves_nothing_behind() {
     assert_equal(&view, &expected);
 }
 
+/// A daemon killed while it made a view shorter forgot which of the pages that stay were private:
+/// the page map was cut before the word that the cut goes through was written back.
+#[test]
+fn a_cut_never_forgets_the_pages_before_it() {
+    let fixture = Fixture::new(20 * PAGE);
+    let view = fixture.create();
+    view.write(0, &[1; 3 * PAGE as usize]).unwrap();
+    let map = std::fs::File::open(fixture.state.path().join("v.map")).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2000 {
+                view.write(9 * PAGE, &[1]).unwrap();
+                view.truncate(5 * PAGE).unwrap();
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            // What a daemon would find that starts now.
+            let mut first = [0];
+            map.read_exact_at(&mut first, record::RECORD_SPACE as u64)
+                .expect("a page map that was cut too far");
+            assert_eq!(first[0] & 0b11_1111, 0b01_0101, "the first three pages are private");
+        }
+    });
+}
+
 #[test]
 fn offsets_beyond_what_a_file_can_have_are_refused() {
     let fixture = Fixture::new(PAGE);
