@@ -23,6 +23,7 @@ use common::model::Subject;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 use common::ops::Op;
 use common::random::{Random, pattern};
+use common::sparse::template_with_holes;
 
 const PAGE: usize = 4096;
 /// In each: bytes, and how many pages of every twelve are holes.
@@ -107,7 +108,7 @@ impl Stage {
                 let length = (*holes * PAGE).min(block.len());
                 block[..length].fill(0);
             }
-            write_sparsely(&mounted, &name(index), &content);
+            template_with_holes(&mounted, &name(index), &content);
             content
         });
         let templates = templates.collect();
@@ -215,19 +216,4 @@ fn work(mut part: Part) -> Part {
 
 fn name(template: usize) -> String {
     format!("t{template}")
-}
-
-/// Replaces a template by one whose pages of zeros are holes.
-fn write_sparsely(mounted: &Mounted, name: &str, content: &[u8]) {
-    let path = mounted.template(name, b"");
-    let file = tempfile::Builder::new().tempfile_in(&mounted.store).unwrap();
-    file.as_file().set_len(content.len() as u64).unwrap();
-    for (index, page) in content.chunks(PAGE).enumerate() {
-        if page.iter().any(|byte| *byte != 0) {
-            file.as_file().write_all_at(page, (index * PAGE) as u64).unwrap();
-        }
-    }
-    let permissions = fs::metadata(&path).unwrap().permissions();
-    file.as_file().set_permissions(permissions).unwrap();
-    file.persist(path).unwrap();
 }

@@ -12,3 +12,4 @@ pub mod ops;
 pub mod qemu;
 pub mod views;
 pub mod random;
+pub mod sparse;
