@@ -5,7 +5,6 @@ mod common;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{FlockOperation, flock};
 
+use common::child;
 use common::limit::limit;
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user};
@@ -21,7 +21,6 @@ use common::random::pattern;
 const PAGE: usize = 4096;
 const TEMPLATE: usize = 16 * PAGE + 10;
 const VIEW: &str = "t?rom=off&view=shared";
-const CHILD: &str = "TEMPLATEFS_TEST_CHILD";
 
 fn mounted() -> (Mounted, Vec<u8>) {
     let mounted = Mounted::start(Options::default());
@@ -38,24 +37,12 @@ fn map(path: &Path) -> Mapping {
     Mapping::shared(&open(path)).unwrap().unwrap()
 }
 
-/// Does `what` to `path` in another process, which must succeed.
-fn in_a_child(what: &str, path: &Path) {
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(CHILD, what)
-        .env("TEMPLATEFS_TEST_PATH", path)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{what}: {status}");
-}
-
 /// The other process of the tests below.
 #[test]
 #[ignore = "run by other tests"]
 fn child() {
-    let Ok(what) = std::env::var(CHILD) else { return };
-    let path = std::env::var_os("TEMPLATEFS_TEST_PATH").unwrap();
-    let path = Path::new(&path);
+    let Some((what, path)) = child::asked() else { return };
+    let path = path.as_path();
     match what.as_str() {
         "store" => {
             let map = map(path);
@@ -100,7 +87,7 @@ fn mappings_of_one_view_see_each_others_stores_across_processes() {
     let (first, second) = (map(&path), map(&path));
     first.write(5 * PAGE, b"parent");
     assert_eq!(second.read(5 * PAGE, 6), b"parent");
-    in_a_child("store", &path);
+    child::run("store", &path);
     assert_eq!(first.read(5 * PAGE + 100, 5), b"child");
     assert_eq!(second.read(5 * PAGE + 100, 5), b"child");
     let mut read = [0; 5];
@@ -199,11 +186,11 @@ fn advisory_locks_hold_between_processes_and_end_with_their_owner() {
     lock(&file, libc::F_RDLCK, 10).unwrap();
     let other = open(&path);
     assert_eq!(flock(&other, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK));
-    in_a_child("locked", &path);
+    child::run("locked", &path);
     // Another view of the same template is another file.
     assert_eq!(flock(open(&mounted.path("t?rom=off")), FlockOperation::NonBlockingLockExclusive), Ok(()));
     drop((file, other));
-    in_a_child("unlocked", &path);
+    child::run("unlocked", &path);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod clones;
+pub mod child;
 pub mod guest;
 pub mod limit;
 pub mod lines;

@@ -4,7 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,6 +45,8 @@ pub struct Mounted {
     options: Options,
     log: PathBuf,
     daemon: Option<Child>,
+    /// The daemon's process id, or 0: for whoever ends a test that hangs.
+    running: Arc<AtomicI32>,
     _directory: TempDir,
     _detached_on_expiry: Registered,
 }
@@ -65,9 +68,16 @@ impl Mounted {
         }
         fs::set_permissions(at("state"), Permissions::from_mode(0o700)).unwrap();
         let mountpoint = at("mnt");
+        let running = Arc::new(AtomicI32::new(0));
         let registered = on_expiry({
-            let mountpoint = mountpoint.clone();
-            move || detach_lazily(&mountpoint)
+            let (mountpoint, running) = (mountpoint.clone(), running.clone());
+            move || {
+                detach_lazily(&mountpoint);
+                // Whoever waits for an answer from it cannot even be killed.
+                if let Some(daemon) = Pid::from_raw(running.load(Ordering::Relaxed)) {
+                    let _ = kill_process(daemon, Signal::KILL);
+                }
+            }
         });
         let mut mounted = Self {
             store: at("store"),
@@ -76,6 +86,7 @@ impl Mounted {
             log: at("log"),
             options,
             daemon: None,
+            running,
             _directory: directory,
             _detached_on_expiry: registered,
         };
@@ -142,6 +153,7 @@ impl Mounted {
     /// Waits until the daemon has ended.
     pub fn wait(&mut self) -> ExitStatus {
         let mut daemon = self.daemon.take().expect("a running daemon");
+        self.running.store(0, Ordering::Relaxed);
         let status = poll(PATIENCE, || daemon.try_wait().unwrap());
         status.unwrap_or_else(|| {
             let _ = daemon.kill();
@@ -167,7 +179,10 @@ impl Mounted {
             None => is_mounted(&self.mountpoint).then_some(Ok(())),
         });
         match answers {
-            Some(Ok(())) => self.daemon = Some(daemon),
+            Some(Ok(())) => {
+                self.running.store(daemon.id() as i32, Ordering::Relaxed);
+                self.daemon = Some(daemon);
+            }
             Some(Err(status)) => panic!("templatefs mount ended: {status}; its log:\n{}", self.log()),
             None => {
                 let _ = daemon.kill();
