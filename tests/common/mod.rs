@@ -8,6 +8,8 @@ pub mod limit;
 pub mod lines;
 pub mod maps;
 pub mod model;
+pub mod files;
+pub mod mapping;
 pub mod mounted;
 pub mod ops;
 pub mod qemu;
