@@ -27,6 +27,10 @@ impl View {
         self.files.record()
     }
 
+    fn known(&self) -> Named {
+        Named { record: self.record(), usage: self.overlay.usage(), mtime: self.overlay.mtime() }
+    }
+
     pub fn change_owner(&self, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
         let change = |record: &mut Record| {
             record.uid = uid.unwrap_or(record.uid);
@@ -46,7 +50,7 @@ pub struct Named {
 }
 
 enum Slot {
-    /// Not opened since the daemon started.
+    /// Nobody has it open.
     AtRest(Named),
     Open(Arc<View>),
     /// Set aside: the reason.
@@ -89,11 +93,7 @@ impl Views {
         match self.named.lock().get(name) {
             None => Ok(None),
             Some(Slot::AtRest(known)) => Ok(Some(known.clone())),
-            Some(Slot::Open(view)) => Ok(Some(Named {
-                record: view.record(),
-                usage: view.overlay.usage(),
-                mtime: view.overlay.mtime(),
-            })),
+            Some(Slot::Open(view)) => Ok(Some(view.known())),
             Some(Slot::Unusable(reason)) => Err(Error::Stale(format!("view {name}: {reason}"))),
         }
     }
@@ -110,11 +110,11 @@ impl Views {
         let view = match named.get(name) {
             Some(Slot::Open(view)) => return Ok(view.clone()),
             Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
-            Some(Slot::AtRest(_)) => {
+            Some(Slot::AtRest(known)) => {
                 let (files, pages) = ViewFiles::open(&self.directory, &key)?;
-                new_view(files, pages, pinned)
+                new_view(files, pages, pinned, known.mtime)
             }
-            None => new_view(ViewFiles::create(&self.directory, &key, record())?, PageMap::default(), pinned),
+            None => created(ViewFiles::create(&self.directory, &key, record())?, pinned),
         };
         named.insert(name.clone(), Slot::Open(view.clone()));
         Ok(view)
@@ -123,7 +123,18 @@ impl Views {
     /// Makes the view that belongs to the path walk that ended at `node`.
     pub fn create_unnamed(&self, node: u64, pinned: &Arc<Pinned>, record: Record) -> Result<Arc<View>> {
         let files = ViewFiles::create(&self.directory, &unnamed_key(node), record)?;
-        Ok(new_view(files, PageMap::default(), pinned))
+        Ok(created(files, pinned))
+    }
+
+    /// Lets go of the files and the template of a named view after its last close. It stays as it
+    /// is where somebody else has a hand on it.
+    pub fn close_named(&self, name: &Label, view: Arc<View>) {
+        let mut named = self.named.lock();
+        let Some(slot) = named.get_mut(name) else { return };
+        // The slot's reference and the one given here.
+        if matches!(slot, Slot::Open(open) if Arc::ptr_eq(open, &view)) && Arc::strong_count(&view) == 2 {
+            *slot = Slot::AtRest(view.known());
+        }
     }
 
     /// At the end of a mount the kernel does not close everything one by one.
@@ -203,9 +214,14 @@ fn at_rest(directory: &Path, key: &str) -> Slot {
     }
 }
 
-fn new_view(files: ViewFiles, pages: PageMap, pinned: &Arc<Pinned>) -> Arc<View> {
+fn created(files: ViewFiles, pinned: &Arc<Pinned>) -> Arc<View> {
+    let mtime = files.mtime();
+    new_view(files, PageMap::default(), pinned, mtime)
+}
+
+fn new_view(files: ViewFiles, pages: PageMap, pinned: &Arc<Pinned>, mtime: SystemTime) -> Arc<View> {
     let files = Arc::new(files);
-    let (extent, mtime) = (files.record().extent, files.mtime());
+    let extent = files.record().extent;
     let overlay = Overlay::new(pinned.template().clone(), files.clone(), extent, pages, mtime);
     Arc::new(View { overlay, pinned: pinned.clone(), files })
 }

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::pins::Pins;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
-use nodes::{Content, Node, Nodes, PrivateRef, What};
+use nodes::{Node, Nodes, What};
 use open::Handle;
 
 pub struct Engine {
@@ -72,12 +72,11 @@ impl Engine {
         }
     }
 
-    /// A view without a name that was changed but never opened goes with its node.
+    /// A view that was changed but never opened is let go of with its node.
     fn clean_up(&self, node: &Node) {
         let content = node.state.lock().content.take();
-        if let (What::Private(PrivateRef { view: None, .. }), Some(Content::View(_))) = (&node.what, content)
-        {
-            self.views.remove_unnamed(node.id);
+        if let What::Private(private) = &node.what {
+            self.closed_view(node, private, content);
         }
     }
 

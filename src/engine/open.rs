@@ -106,23 +106,32 @@ impl Engine {
             .remove(&id)
             .ok_or_else(|| Error::io(format!("handle {id}: not open"), rustix::io::Errno::BADF))?;
         let node = handle.node.clone();
+        drop(handle);
         let mut state = node.state.lock();
         state.opens -= 1;
         let mut released = Released::Nothing;
         if state.opens == 0 {
             let content = state.content.take();
-            if let What::Private(PrivateRef { view: None, .. }) = &node.what {
-                state.spent = true;
-                if let Some(Content::View(_)) = content {
-                    self.views.remove_unnamed(node.id);
+            if let What::Private(private) = &node.what {
+                state.spent |= private.view.is_none();
+                if self.closed_view(&node, private, content) {
                     released = Released::DropCache(node.id);
                 }
             }
         }
         drop(state);
-        drop(handle);
         self.nodes.closed(&node);
         Ok(released)
+    }
+
+    /// Lets go of what a private view's node held; true if the view is gone with it.
+    pub(super) fn closed_view(&self, node: &Node, private: &PrivateRef, content: Option<Content>) -> bool {
+        let Some(Content::View(view)) = content else { return false };
+        match &private.view {
+            Some(name) => self.views.close_named(name, view),
+            None => self.views.remove_unnamed(node.id),
+        }
+        private.view.is_none()
     }
 
     fn open_rom(
