@@ -1,6 +1,7 @@
 //! A store and a real mount of it, by a daemon of its own that ends with the test.
 
 use std::fs::{self, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -225,7 +226,10 @@ fn runnable_by_all(program: &Path) -> PathBuf {
     if !is_root() {
         return program.to_owned();
     }
-    let directory = std::env::temp_dir().join("templatefs-tests");
+    // A directory for each build: another checkout's tests may run at the same time.
+    let mut build = DefaultHasher::new();
+    program.parent().hash(&mut build);
+    let directory = std::env::temp_dir().join(format!("templatefs-tests-{:016x}", build.finish()));
     fs::create_dir_all(&directory).unwrap();
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
     let name = program.file_name().unwrap();
