@@ -8,9 +8,19 @@ pub fn supplementary_groups(caller: &Caller) -> Option<Vec<u32>> {
     if caller.pid == 0 {
         return None;
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
-    line.split_whitespace().map(|group| group.parse().ok()).collect()
+    let groups = status_field(caller.pid, "Groups:")?;
+    groups.split_whitespace().map(|group| group.parse().ok()).collect()
+}
+
+/// The process of a thread: the kernel names the thread that asked. A thread that has ended stays
+/// what it was called.
+pub fn process_of(thread: u32) -> u32 {
+    status_field(thread, "Tgid:").and_then(|id| id.trim().parse().ok()).unwrap_or(thread)
+}
+
+fn status_field(thread: u32, field: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field)).map(str::to_owned)
 }
 
 /// The command name of a process; empty where it is unknown.

@@ -10,7 +10,7 @@ use super::lookup::DirectoryEntry;
 use super::nodes::{Content, Node, PrivateRef, What};
 use super::{Attributes, Engine, FileKind, ROOT};
 use crate::access::Caller;
-use crate::caller::comm;
+use crate::caller::{comm, process_of};
 use crate::error::{Error, Result};
 use crate::name::{Label, printable};
 use crate::overlay::Usage;
@@ -127,6 +127,7 @@ impl Engine {
         let mut openers: BTreeMap<u64, Vec<Opener>> = BTreeMap::new();
         for handle in self.handles.iter() {
             let Caller { uid, pid, .. } = handle.opener;
+            let pid = process_of(pid);
             let opener = Opener { pid, uid, comm: comm(pid), writable: handle.access.write };
             openers.entry(handle.node.id).or_default().push(opener);
         }
