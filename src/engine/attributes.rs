@@ -7,7 +7,9 @@ use super::open::HandleId;
 use super::{Engine, control};
 use crate::access::Caller;
 use crate::error::{Error, Result};
+use crate::name::Label;
 use crate::store::{Found, Metadata};
+use crate::views::Named;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
@@ -82,6 +84,7 @@ impl Engine {
                 Ok(attributes)
             }
             What::Private(private) => self.private_attributes(caller, node, private, &metadata()?),
+            What::Leftover { view, .. } => self.leftover_attributes(node.id, view),
             What::ControlDirectory | What::Control(_) => Ok(control::attributes(node.id, &node.what)),
         }
     }
@@ -121,6 +124,36 @@ impl Engine {
         Ok(attributes)
     }
 
+    /// What a view that cannot be opened costs, and whose it is. One of which nothing is known is the
+    /// daemon's own.
+    fn leftover_attributes(&self, node: u64, view: &Label) -> Result<Attributes> {
+        let mut attributes = Attributes {
+            node,
+            kind: FileKind::File,
+            size: 0,
+            blocks: 0,
+            mode: 0o600,
+            nlink: 1,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            valid: Duration::ZERO,
+        };
+        match self.views.find(view) {
+            Ok(Some(Named { record, usage, mtime })) => {
+                attributes.size = record.extent.size;
+                attributes.blocks = usage.private_bytes / 512;
+                (attributes.uid, attributes.gid, attributes.mode) = (record.uid, record.gid, record.mode);
+                (attributes.atime, attributes.mtime, attributes.ctime) = (mtime, mtime, mtime);
+                Ok(attributes)
+            }
+            Ok(None) => Err(Error::NotFound(format!("view {view}: there is no such view"))),
+            Err(_) => Ok(attributes),
+        }
+    }
+
     /// The kernel has checked the caller against the attributes that it was shown.
     pub fn setattr(
         &self,
@@ -139,6 +172,7 @@ impl Engine {
             }
             What::Template { .. } => self.change_template(&node, handle, changes)?,
             What::Private(private) => self.change_private(caller, &node, private, changes)?,
+            What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
             What::Rom { .. } | What::Directory { .. } | What::ControlDirectory | What::Control(_) => {
                 return Err(Error::ReadOnly(format!("node {id}: its attributes are changed in the store")));
             }

@@ -185,7 +185,9 @@ impl Engine {
             What::Rom { template, vm } => (template, "rom", vm, None),
             What::Private(private) => (&private.template, "private", &private.vm, private.view.as_ref()),
             What::Template { template } => (template, "template", &None, None),
-            What::Directory { .. } | What::ControlDirectory | What::Control(_) => return None,
+            What::Directory { .. } | What::Leftover { .. } | What::ControlDirectory | What::Control(_) => {
+                return None;
+            }
         };
         let mut entry = ViewEntry {
             id: view.map_or_else(|| format!("@{}", node.id), Label::to_string),

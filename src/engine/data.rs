@@ -158,7 +158,9 @@ impl Engine {
         let template = match &node.what {
             What::Rom { template, .. } | What::Template { template } => Some(template),
             What::Private(private) => Some(&private.template),
-            What::Directory { .. } | What::ControlDirectory | What::Control(_) => None,
+            What::Directory { .. } | What::Leftover { .. } | What::ControlDirectory | What::Control(_) => {
+                None
+            }
         };
         let path = template.map_or_else(String::new, |template| template.path.display().to_string());
         Error::io(format!("{path} (node {}): {what} of {length} bytes at {offset}", node.id), error)

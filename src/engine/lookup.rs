@@ -41,14 +41,23 @@ impl Engine {
         let shown = || name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat());
         let request = name::parse(raw).map_err(|source| Error::Name { path: shown(), source })?;
         let path = directory.join(OsString::from_vec(request.base.clone()));
-        let (metadata, identity) = match self.store.find(&path)? {
-            Found::Template(metadata, identity) => (metadata, identity),
-            Found::Directory(metadata) if request.query.is_none() => {
+        let (metadata, identity) = match self.store.find(&path) {
+            Ok(Found::Template(metadata, identity)) => (metadata, identity),
+            Ok(Found::Directory(metadata)) if request.query.is_none() => {
                 return Ok(self.nodes.look_up(What::Directory { path }, Some(metadata)));
             }
-            Found::Directory(_) => {
+            Ok(Found::Directory(_)) => {
                 return Err(Error::Invalid(format!("{}: a directory takes no query", shown())));
             }
+            Err(Error::NotFound(reason)) => {
+                admit(&request, shown)?;
+                let view = request.query.and_then(|query| query.view);
+                let Some(view) = view.filter(|view| self.is_leftover_of(view, &path)) else {
+                    return Err(Error::NotFound(reason));
+                };
+                return Ok(self.nodes.look_up(What::Leftover { view, reason }, None));
+            }
+            Err(error) => return Err(error),
         };
         let kind = admit(&request, shown)?;
         let query = request.query.unwrap_or_default();
@@ -75,16 +84,23 @@ impl Engine {
             }
             return Ok(What::Template { template: TemplateRef { path, identity } });
         }
-        self.pins.admit(&path, &identity)?;
         let template = TemplateRef { path, identity };
+        let mut usable = self.pins.admit(&template.path, &template.identity);
         if kind == Kind::Rom {
+            usable?;
             let vm = query.vm.filter(|_| self.passthrough.load(Ordering::Relaxed));
             return Ok(What::Rom { template, vm });
         }
         let if_writable = kind == Kind::PrivateIfWritable;
         self.check_template_rights(caller, &template.path, metadata, if_writable)?;
         if let Some(view) = &query.view {
-            self.check_same_template(view, &template)?;
+            usable = usable.and_then(|()| self.check_same_template(view, &template));
+        }
+        match (usable, &query.view) {
+            (Err(Error::Stale(reason)), Some(view)) if !matches!(self.views.find(view), Ok(None)) => {
+                return Ok(What::Leftover { view: view.clone(), reason });
+            }
+            (usable, _) => usable?,
         }
         let (uid, gid) = (caller.uid, caller.gid);
         Ok(What::Private(PrivateRef { template, view: query.view, vm: query.vm, if_writable, uid, gid }))
@@ -131,6 +147,16 @@ impl Engine {
         )))
     }
 
+    /// Is `view` left over from a template that was at `path`, or a view of which nothing is known?
+    fn is_leftover_of(&self, view: &Label, path: &Path) -> bool {
+        match self.views.find(view) {
+            Ok(known) => {
+                known.is_some_and(|known| known.record.template == path.as_os_str().as_encoded_bytes())
+            }
+            Err(_) => true,
+        }
+    }
+
     /// Removes the view with a name that an entry stands for.
     pub fn unlink(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<()> {
         let parent = self.node(parent)?;
@@ -143,8 +169,16 @@ impl Engine {
                 "{shown}: only a view with a name can be removed; templates are removed in the store"
             )));
         };
+        let is_of = |record: &Record| {
+            let same_file = |found: Found| match found {
+                Found::Template(_, identity) => identity.continues(&record.identity),
+                Found::Directory(_) => false,
+            };
+            record.template == path.as_os_str().as_encoded_bytes()
+                || self.store.find(&path).is_ok_and(same_file)
+        };
         let known = self.views.find(&view).ok().flatten();
-        if known.is_some_and(|known| known.record.template != path.as_os_str().as_encoded_bytes()) {
+        if known.is_some_and(|known| !is_of(&known.record)) {
             return Err(Error::NameTaken(format!("{shown}: view {view} is a view of another template")));
         }
         let allowed = |record: Option<&Record>| match record {

@@ -30,10 +30,22 @@ pub const FIRST_FREE: u64 = 64;
 /// What a node id stands for.
 #[derive(Debug, Clone)]
 pub enum What {
-    Directory { path: PathBuf },
-    Rom { template: TemplateRef, vm: Option<Label> },
-    Template { template: TemplateRef },
+    Directory {
+        path: PathBuf,
+    },
+    Rom {
+        template: TemplateRef,
+        vm: Option<Label>,
+    },
+    Template {
+        template: TemplateRef,
+    },
     Private(PrivateRef),
+    /// A view with a name that cannot be opened: it can be looked at and discarded.
+    Leftover {
+        view: Label,
+        reason: String,
+    },
     ControlDirectory,
     Control(ControlFile),
 }
@@ -218,7 +230,7 @@ fn key(what: &What) -> Option<Key> {
         What::Private(PrivateRef { view: Some(view), template, .. }) => {
             Some(Key::Named(view.clone(), template.identity.clone()))
         }
-        What::Private(_) | What::ControlDirectory | What::Control(_) => None,
+        What::Private(_) | What::Leftover { .. } | What::ControlDirectory | What::Control(_) => None,
     }
 }
 

@@ -87,6 +87,7 @@ impl Engine {
                 What::Rom { template, .. } => self.open_rom(caller, &mut state, template, access)?,
                 What::Template { template } => self.open_template(caller, &mut state, template, access)?,
                 What::Private(private) => self.open_private(caller, node.id, &mut state, private, access)?,
+                What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
                 What::Control(_) => (Content::Snapshot(snapshot.unwrap_or_default()), Plane::Snapshot),
                 What::Directory { .. } | What::ControlDirectory => {
                     return Err(Error::io("a directory", rustix::io::Errno::ISDIR));
