@@ -67,7 +67,7 @@ fn one_of_many(path: &Path, thread: usize, start: &Barrier) {
     if writable {
         file.write_all_at(&pattern, (written_page * PAGE + 100) as u64).unwrap();
         wanted[written_page][100..164].copy_from_slice(&pattern);
-        if thread % 2 == 0 {
+        if thread.is_multiple_of(2) {
             memory.sync().unwrap();
         }
     }
