@@ -98,19 +98,24 @@ impl Views {
         }
     }
 
-    /// Opens the view `name`, or makes it from `record`. Whoever calls has compared its template.
+    /// Opens the view `name` if `allowed` says so, knowing its record, or makes it from `record`.
     pub fn open_named(
         &self,
         name: &Label,
         pinned: &Arc<Pinned>,
+        allowed: impl FnOnce(&Record) -> Result<()>,
         record: impl FnOnce() -> Record,
     ) -> Result<Arc<View>> {
         let key = format!("n-{name}");
         let mut named = self.named.lock();
         let view = match named.get(name) {
-            Some(Slot::Open(view)) => return Ok(view.clone()),
+            Some(Slot::Open(view)) => {
+                allowed(&view.record())?;
+                return Ok(view.clone());
+            }
             Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
             Some(Slot::AtRest(known)) => {
+                allowed(&known.record)?;
                 let (files, pages) = ViewFiles::open(&self.directory, &key)?;
                 new_view(files, pages, pinned, known.mtime)
             }

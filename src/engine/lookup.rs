@@ -128,15 +128,21 @@ impl Engine {
         })
     }
 
+    fn check_same_template(&self, view: &Label, template: &TemplateRef) -> Result<()> {
+        match self.views.find(view)? {
+            Some(known) => Self::check_fits(view, &known.record, template),
+            None => Ok(()),
+        }
+    }
+
     /// A view with a name opens over the file that it was made from and no other.
-    pub(super) fn check_same_template(&self, view: &Label, template: &TemplateRef) -> Result<()> {
-        let Some(known) = self.views.find(view)? else { return Ok(()) };
-        if template.identity.continues(&known.record.identity) {
+    pub(super) fn check_fits(view: &Label, record: &Record, template: &TemplateRef) -> Result<()> {
+        if template.identity.continues(&record.identity) {
             return Ok(());
         }
-        let made_from = name::printable(&known.record.template);
+        let made_from = name::printable(&record.template);
         let shown = template.path.display();
-        if known.record.template != template.path.as_os_str().as_encoded_bytes() {
+        if record.template != template.path.as_os_str().as_encoded_bytes() {
             return Err(Error::NameTaken(format!(
                 "{shown}: view {view} is a view of {made_from}; open it there, or choose another name"
             )));

@@ -8,6 +8,7 @@ use super::nodes::{Content, Node, OpenState, PrivateRef, TemplateRef, What};
 use super::{Engine, control};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
+use crate::name::Label;
 use crate::overlay::{Extent, Record};
 use crate::pins::{Authored, Pinned};
 use crate::store::{Found, Metadata};
@@ -244,10 +245,17 @@ impl Engine {
         state: &mut OpenState,
         private: &PrivateRef,
     ) -> Result<Arc<View>> {
+        let template = &private.template;
+        let allowed = |name: &Label, record: &Record| {
+            if caller.uid != 0 && caller.uid != record.uid {
+                return Err(Error::Denied(format!("view {name}: it belongs to user {}", record.uid)));
+            }
+            Self::check_fits(name, record, template)
+        };
         if let Some(Content::View(view)) = &state.content {
+            private.view.as_ref().map_or(Ok(()), |name| allowed(name, &view.record()))?;
             return Ok(view.clone());
         }
-        let template = &private.template;
         if state.spent {
             return Err(Error::Stale(format!(
                 "{}: this view was closed and is gone",
@@ -257,15 +265,7 @@ impl Engine {
         let pinned = self.pins.pin(self.store.as_ref(), &template.path, &template.identity)?;
         let record = || new_record(caller, private);
         let view = match &private.view {
-            Some(name) => {
-                self.check_same_template(name, template)?;
-                let view = self.views.open_named(name, &pinned, record)?;
-                let owner = view.record().uid;
-                if caller.uid != 0 && caller.uid != owner {
-                    return Err(Error::Denied(format!("view {name}: it belongs to user {owner}")));
-                }
-                view
-            }
+            Some(name) => self.views.open_named(name, &pinned, |known| allowed(name, known), record)?,
             None => self.views.create_unnamed(node, &pinned, record())?,
         };
         state.content = Some(Content::View(view.clone()));
