@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::nodes::{Content, Node, PrivateRef, What};
+use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
 use super::open::HandleId;
 use super::{Engine, control};
-use crate::access::Caller;
+use crate::access::{Caller, WRITE};
 use crate::error::{Error, Result};
 use crate::name::Label;
 use crate::store::{Found, Metadata};
@@ -70,11 +70,13 @@ impl Engine {
             What::Rom { template, .. } => {
                 let seen = metadata()?;
                 let size = template.identity.size;
-                Ok(Attributes { size, mode: seen.mode & 0o555, ..of_template(node.id, &seen) })
+                Ok(Attributes { size, mode: shown_mode(&seen) & 0o555, ..of_template(node.id, &seen) })
             }
             What::Template { .. } => {
                 let seen = metadata()?;
-                let mut attributes = Attributes { valid: Duration::ZERO, ..of_template(node.id, &seen) };
+                let mode = shown_mode(&seen);
+                let mut attributes =
+                    Attributes { valid: Duration::ZERO, mode, ..of_template(node.id, &seen) };
                 if let Some(Content::Authored(authored)) = &node.state.lock().content {
                     let now = authored.file.metadata().map_err(|e| Error::io("stat of a template", e))?;
                     attributes.size = now.len();
@@ -170,7 +172,7 @@ impl Engine {
                     template.path.display()
                 )));
             }
-            What::Template { .. } => self.change_template(&node, handle, changes)?,
+            What::Template { template } => self.change_template(caller, &node, template, handle, changes)?,
             What::Private(private) => self.change_private(caller, &node, private, changes)?,
             What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
             What::Rom { .. } | What::Directory { .. } | What::ControlDirectory | What::Control(_) => {
@@ -203,7 +205,14 @@ impl Engine {
         Ok(())
     }
 
-    fn change_template(&self, node: &Node, handle: Option<HandleId>, changes: &Changes) -> Result<()> {
+    fn change_template(
+        &self,
+        caller: &Caller,
+        node: &Node,
+        template: &TemplateRef,
+        handle: Option<HandleId>,
+        changes: &Changes,
+    ) -> Result<()> {
         let beyond_size = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
         if beyond_size {
             return Err(Error::ReadOnly("a template's mode and owner are changed in the store".into()));
@@ -212,10 +221,26 @@ impl Engine {
         let authored =
             match handle.map(|id| self.handle(id)).transpose()?.map(|handle| handle.content.clone()) {
                 Some(Content::Authored(authored)) => authored,
-                _ => self.author(node)?,
+                _ => {
+                    if let Found::Template(metadata, _) = self.store.find(&template.path)? {
+                        self.check(caller, &template.path, &metadata, WRITE)?;
+                    }
+                    self.author(node)?
+                }
             };
         authored.file.set_len(size).map_err(|e| Error::io("truncate of a template", e))
     }
+}
+
+/// The kernel knows nothing of the store's access lists and goes by the mode. Where there is one it
+/// is shown a mode that lets all callers through to the engine, which asks the list at each OPEN
+/// of a file, truncate(2) by path, and LOOKUP in a directory.
+fn shown_mode(seen: &Metadata) -> u32 {
+    if seen.acl.is_none() {
+        return seen.mode;
+    }
+    let any = (seen.mode | seen.mode >> 3 | seen.mode >> 6) & 0o7;
+    seen.mode | (any * 0o111)
 }
 
 fn of_template(node: u64, seen: &Metadata) -> Attributes {
@@ -238,7 +263,8 @@ fn of_template(node: u64, seen: &Metadata) -> Attributes {
 /// Views with a name are entries of directories that their owners may remove: whoever may search
 /// a directory may write it, as in /tmp, and the engine admits nothing else than that.
 fn directory(node: u64, seen: &Metadata) -> Attributes {
-    let searchable = seen.mode & 0o111;
-    let mode = (seen.mode & 0o555) | (searchable << 1) | 0o1000;
+    let shown = shown_mode(seen);
+    let searchable = shown & 0o111;
+    let mode = (shown & 0o555) | (searchable << 1) | 0o1000;
     Attributes { kind: FileKind::Directory, mode, ..of_template(node, seen) }
 }
