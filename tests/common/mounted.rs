@@ -248,7 +248,8 @@ pub fn again_as_ordinary_user(test: &str) {
         println!("skipped: this whole run is an ordinary user's");
         return;
     }
-    let program = runnable_by_all(&std::env::current_exe().unwrap());
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    let program = COPY.get_or_init(|| runnable_by_all(&std::env::current_exe().unwrap()));
     let user = super::qemu::ordinary_user().unwrap();
     let status = run_as(id_of(user, "-u"), id_of(user, "-g"), &[])
         .arg(program)
