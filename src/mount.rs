@@ -12,6 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -35,19 +36,23 @@ pub fn check(store: &Path, mountpoint: &Path, nonempty: bool) -> Result<(PathBuf
     }
     let shown = mountpoint.display();
     let unfit = |why: String| Error::Invalid(format!("mountpoint {shown}: {why}"));
+    let left_behind =
+        || unfit("a mount whose daemon is gone is left there; run `templatefs umount` on it first".into());
     let real = match std::fs::canonicalize(mountpoint) {
         Ok(real) => real,
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-            return Err(unfit(
-                "a mount whose daemon is gone is left there; run `templatefs umount` on it first".into(),
-            ));
-        }
+        Err(e) if is_disconnected(&e) => return Err(left_behind()),
         Err(e) => return Err(Error::io(format!("mountpoint {shown}"), e)),
     };
     if !real.is_dir() {
         return Err(unfit("not a directory".into()));
     }
     if is_mountpoint(&real)? {
+        // What stat(2) says may come from the time when the daemon lived; a listing is asked for.
+        if own_mounts()?.iter().any(|entry| entry.mountpoint == real)
+            && std::fs::read_dir(&real).is_err_and(|e| is_disconnected(&e))
+        {
+            return Err(left_behind());
+        }
         return Err(unfit(
             "something is mounted there already; unmount it, or choose another directory".into(),
         ));
@@ -70,6 +75,10 @@ pub fn check(store: &Path, mountpoint: &Path, nonempty: bool) -> Result<(PathBuf
         ));
     }
     Ok((store, real))
+}
+
+fn is_disconnected(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 /// Mounts, and returns the connection to the kernel.
@@ -166,13 +175,30 @@ fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     Ok(descriptors.flatten().next())
 }
 
+/// Whoever only passes by, such as a stat(2), has gone after this long.
+const PASSING: Duration = Duration::from_millis(500);
+
 /// Unmounts; a busy mount stays as it is, and the error says who holds it. Never forced: that
 /// would abort the connection under whoever uses it.
 pub fn detach(mountpoint: &Path) -> Result<()> {
+    let end = Instant::now() + PASSING;
+    loop {
+        if try_detach(mountpoint)? {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(Error::io(holders::busy(mountpoint), Errno::BUSY));
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}
+
+/// False where it is busy.
+fn try_detach(mountpoint: &Path) -> Result<bool> {
     if rustix::process::geteuid().is_root() {
         return match unmount(mountpoint, UnmountFlags::NOFOLLOW) {
-            Ok(()) => Ok(()),
-            Err(Errno::BUSY) => Err(Error::io(holders::busy(mountpoint), Errno::BUSY)),
+            Ok(()) => Ok(true),
+            Err(Errno::BUSY) => Ok(false),
             Err(Errno::INVAL) => {
                 Err(Error::Invalid(format!("{}: nothing is mounted there", mountpoint.display())))
             }
@@ -186,8 +212,8 @@ pub fn detach(mountpoint: &Path) -> Result<()> {
         .map_err(|e| Error::io("fusermount3: cannot be run; install the package fuse3", e))?;
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     match output.status.success() {
-        true => Ok(()),
-        false if message.contains("busy") => Err(Error::io(holders::busy(mountpoint), Errno::BUSY)),
+        true => Ok(true),
+        false if message.contains("busy") => Ok(false),
         false => Err(Error::Invalid(format!(
             "{}: fusermount3 refused: {}",
             mountpoint.display(),
