@@ -1,0 +1,44 @@
+//! The documents promise nothing that no test holds.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `file::test` below tests/, or `path/to/module.rs::test` below src/.
+fn exists(reference: &str) -> bool {
+    let Some((file, test)) = reference.split_once("::") else { return false };
+    let path: PathBuf = match file.ends_with(".rs") {
+        true => root().join("src").join(file),
+        false => root().join("tests").join(format!("{file}.rs")),
+    };
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.contains(&format!("fn {test}("))
+}
+
+#[test]
+fn each_promise_names_a_test_that_exists() {
+    let text = std::fs::read_to_string(root().join("docs/SEMANTICS.md")).unwrap();
+    let promises: Vec<&str> = text.lines().filter(|line| line.starts_with("- ")).collect();
+    assert!(promises.len() > 50, "{}", promises.len());
+    let without: Vec<&&str> = promises
+        .iter()
+        .filter(|line| {
+            let reference = line.strip_suffix("`)").and_then(|line| line.rsplit_once("(`"));
+            !reference.is_some_and(|(_, reference)| exists(reference))
+        })
+        .collect();
+    assert!(without.is_empty(), "no test holds these:\n{without:#?}");
+}
+
+/// The table stands in the README as the rules have it.
+#[test]
+fn the_readme_holds_both_of_qemus_messages() {
+    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for conflict in
+        [templatefs::rules::Conflict::WritableRomOnShared, templatefs::rules::Conflict::RomOnWritable]
+    {
+        assert!(text.contains(conflict.qemu_message()));
+    }
+}
