@@ -148,7 +148,8 @@ fn a_named_view_is_found_by_the_next_daemon_and_fits_one_template_only() {
     assert_eq!(content(&engine, handle), b"keptlate");
     assert_eq!(refused(engine.lookup(&ROOT_USER, ROOT, b"other?rom=off&view=a")), Errno::EXIST);
     fixture.replace_template(b"replaced");
-    assert_eq!(refused(engine.lookup(&ROOT_USER, ROOT, b"t?rom=off&view=a")), Errno::STALE);
+    let node = look_up(&engine, "t?rom=off&view=a");
+    assert_eq!(refused(engine.open(&ROOT_USER, node, READ_ONLY)), Errno::STALE);
     assert_eq!(content(&engine, handle), b"keptlate", "who has it open keeps it");
 }
 
@@ -236,7 +237,8 @@ fn a_broken_view_is_set_aside_and_the_others_are_served() {
     drop(engine);
     std::fs::write(fixture.state.path().join("n-a.map"), b"garbage").unwrap();
     let engine = fixture.engine();
-    assert_eq!(refused(engine.lookup(&ROOT_USER, ROOT, b"t?rom=off&view=a")), Errno::STALE);
+    let node = look_up(&engine, "t?rom=off&view=a");
+    assert_eq!(refused(engine.open(&ROOT_USER, node, READ_ONLY)), Errno::STALE);
     let (_, handle) = open(&engine, "t?rom=off&view=b", READ_ONLY);
     assert_eq!(content(&engine, handle), b"bemplate");
     engine.unlink(&ROOT_USER, ROOT, b"t?rom=off&view=a").unwrap();
