@@ -39,8 +39,8 @@ struct Bucket {
     suppressed: u64,
 }
 
-const BURST: f64 = 200.0;
-const PER_SECOND: f64 = 10.0;
+const BURST: f64 = 1000.0;
+const PER_SECOND: f64 = 1.0;
 
 impl Throttle {
     pub const fn new() -> Self {
@@ -71,9 +71,9 @@ mod tests {
     fn a_flood_is_cut_and_counted() {
         let throttle = Throttle::new();
         let start = Instant::now();
-        let written = (0..1000).filter(|_| throttle.admit(start).is_some()).count();
+        let written = (0..3000).filter(|_| throttle.admit(start).is_some()).count();
         assert_eq!(written, BURST as usize);
-        assert_eq!(throttle.admit(start + Duration::from_secs(1)), Some(800));
-        assert_eq!(throttle.admit(start + Duration::from_secs(1)), Some(0));
+        assert_eq!(throttle.admit(start + Duration::from_secs(1)), Some(2000));
+        assert_eq!(throttle.admit(start + Duration::from_secs(1)), None);
     }
 }

@@ -293,9 +293,11 @@ fn an_ordinary_users_mount_has_the_same_flags() {
 }
 
 /// mount(8) runs mount.fuse, which runs `templatefs` from where a shell finds it without PATH. The script has
-/// mounts of its own, so that the machine's /usr/local/sbin is only his to see.
+/// mounts of its own, so that the machine's /usr/local/sbin is only his to see; what other tests have mounted is
+/// let go of there, since their daemons serve until it is gone everywhere.
 const AS_BY_FSTAB: &str = r#"
     set -e
+    sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .*fuse.templatefs.*/\1/p' /proc/self/mountinfo | xargs -r -n1 umount -l
     mount --bind "$1" /usr/local/sbin
     mount -t fuse.templatefs -o "$4" "$2" "$3"
     grep " $3 " /proc/self/mountinfo
