@@ -28,3 +28,10 @@ pub fn comm(pid: u32) -> String {
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     crate::name::printable(name.trim_ascii_end())
 }
+
+/// Who a process runs as; None where it is gone.
+pub fn uid_of(pid: u32) -> Option<u32> {
+    std::fs::metadata(format!("/proc/{pid}"))
+        .ok()
+        .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))
+}

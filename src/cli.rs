@@ -2,8 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::inspect::summary::SortKey;
 
 /// Serves unwritable VM templates: a path decides between true ROM and a private
 /// copy-on-write view.
@@ -29,6 +32,7 @@ pub enum Command {
     Resolve(ResolveArgs),
     Ls(LsArgs),
     Views(ViewsArgs),
+    Top(TopArgs),
     Discard(DiscardArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
@@ -110,15 +114,59 @@ pub struct LsArgs {
     pub json: bool,
 }
 
-/// List the views of a mount: template, private bytes, openers.
+/// List the views of a mount and what each costs, or each VM.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  templatefs views /mnt/t")]
+#[command(
+    after_help = "COST is what would be freed if the view went away: PRIVATE (pages that it owns in the \
+                        state directory) + COPIED (by private mappings, into the VMM; with what is swapped \
+                        out) + CACHED (page cache of its own). SAVED is what a full copy of the template's \
+                        data would have cost more. K, M, G are 1024 times the one before; `-` is not \
+                        known.\n\n\
+                        Example:\n  templatefs views --sort saved /mnt/t\n  templatefs views --by-vm"
+)]
 pub struct ViewsArgs {
     /// Leave it out for all mounts
     pub mountpoint: Option<PathBuf>,
+    /// Figures largest first, names in their order
+    #[arg(long, value_name = "KEY", value_enum, default_value_t)]
+    pub sort: SortKey,
+    /// Only the views of this template, as TEMPLATE names it
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+    /// Only the views of the user who asks
+    #[arg(long)]
+    pub mine: bool,
+    /// Add up what carries the same vm label
+    #[arg(long)]
+    pub by_vm: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Watch the views of a mount: what each costs, and how it grows.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Keys: c, p, g, n, v sort by cost, private, growth, name, VM; r turns the order round; \
+                        arrows and PageUp/PageDown select a view; Enter shows all its figures and its \
+                        processes, Esc goes back; q quits. Where stdout is no terminal, one plain table is \
+                        printed each interval.\n\n\
+                        Example:\n  templatefs top /mnt/t\n  templatefs top --once"
+)]
+pub struct TopArgs {
+    /// Leave it out for all mounts
+    pub mountpoint: Option<PathBuf>,
+    /// Between two looks, 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
+    pub interval: Duration,
+    /// Print one plain table and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "it is a number of seconds from 0.1 to 3600".into())
 }
 
 /// Discard a named view and what was written to it.

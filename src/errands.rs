@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// And how often the log is told.
 const REMIND_EVERY: u32 = 150;
 
-fn run(name: &str, errand: impl FnOnce() + Send + 'static) -> bool {
+pub fn run(name: &str, errand: impl FnOnce() + Send + 'static) -> bool {
     thread::Builder::new().name(name.into()).spawn(errand).is_ok()
 }
 

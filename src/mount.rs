@@ -227,9 +227,17 @@ fn one_line(message: &str) -> Option<String> {
     (!line.is_empty()).then_some(line)
 }
 
+/// The device number that files of a mount show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+}
+
 /// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
 pub struct MountEntry {
+    pub device: Device,
     pub mountpoint: PathBuf,
     pub filesystem: String,
     pub source: PathBuf,
@@ -247,6 +255,13 @@ pub fn own_mounts() -> Result<Vec<MountEntry>> {
     Ok(mounts()?.into_iter().filter(own).collect())
 }
 
+/// The device number of what is mounted on top of `mountpoint`.
+pub fn device_of(mountpoint: &Path) -> Result<Device> {
+    let found = own_mounts()?.into_iter().rev().find(|entry| entry.mountpoint == mountpoint);
+    let gone = || Error::NotFound(format!("{}: the mount is gone again", mountpoint.display()));
+    found.map(|entry| entry.device).ok_or_else(gone)
+}
+
 fn is_mountpoint(path: &Path) -> Result<bool> {
     Ok(mounts()?.iter().any(|entry| entry.mountpoint == path))
 }
@@ -254,7 +269,9 @@ fn is_mountpoint(path: &Path) -> Result<bool> {
 fn parse_mount(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
     let separator = fields.iter().position(|field| *field == b"-")?;
+    let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
     Some(MountEntry {
+        device: Device { major: major.parse().ok()?, minor: minor.parse().ok()? },
         mountpoint: unescape_octal(fields.get(4)?),
         filesystem: String::from_utf8_lossy(fields.get(separator + 1)?).into_owned(),
         source: unescape_octal(fields.get(separator + 2)?),
@@ -282,6 +299,7 @@ mod tests {
     fn a_line_of_mountinfo_is_read_with_its_escapes() {
         let line = br"73 29 0:57 / /mnt/a\040b rw,nosuid shared:7 - fuse.templatefs /store\134x rw,user_id=0";
         let expected = MountEntry {
+            device: Device { major: 0, minor: 57 },
             mountpoint: "/mnt/a b".into(),
             filesystem: "fuse.templatefs".into(),
             source: r"/store\x".into(),

@@ -40,5 +40,7 @@ pub fn backing<'a>(reply: &ReplyOpen, template: &'a ReadOnly) -> Option<&'a Back
             None => None,
         })
     };
-    pinned.attachment.get_or_init(register).downcast_ref::<Option<BackingId>>()?.as_ref()
+    let backing = pinned.attachment.get_or_init(register).downcast_ref::<Option<BackingId>>()?.as_ref();
+    pinned.passed_through.get_or_init(|| backing.is_some());
+    backing
 }

@@ -20,10 +20,18 @@ pub struct Pinned {
     template: Arc<dyn Template>,
     /// Whatever the one who serves it wants to keep exactly as long.
     pub attachment: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Whether the kernel reads it by itself; set when that is decided.
+    pub passed_through: OnceLock<bool>,
     reported: OnceLock<()>,
+    data_bytes: OnceLock<Option<u64>>,
 }
 
 impl Pinned {
+    /// Bytes of the template that are no hole; None where its filesystem cannot tell.
+    pub fn data_bytes(&self) -> Option<u64> {
+        *self.data_bytes.get_or_init(|| data_bytes(self.template.as_ref()))
+    }
+
     pub fn template(&self) -> &Arc<dyn Template> {
         &self.template
     }
@@ -64,7 +72,13 @@ impl Pins {
             return Ok(pinned);
         }
         let template = store.pin(path, identity)?;
-        let pinned = Arc::new(Pinned { template, attachment: OnceLock::new(), reported: OnceLock::new() });
+        let pinned = Arc::new(Pinned {
+            template,
+            attachment: OnceLock::new(),
+            passed_through: OnceLock::new(),
+            reported: OnceLock::new(),
+            data_bytes: OnceLock::new(),
+        });
         files.entry(identity.file()).or_default().views = Arc::downgrade(&pinned);
         Ok(pinned)
     }
@@ -114,4 +128,18 @@ fn changed_in_place(path: &Path) -> String {
          views are refused until they are gone: replace a template by renaming a new file over it",
         path.display()
     )
+}
+
+/// Bytes of a template that are no hole.
+fn data_bytes(template: &dyn Template) -> Option<u64> {
+    let size = template.identity().size;
+    let mut total = 0;
+    let mut at = 0;
+    while at < size {
+        let Some(data) = template.next_data(at).ok()? else { break };
+        let hole = template.next_hole(data).ok()?.min(size);
+        total += hole.saturating_sub(data);
+        at = hole.max(data + 1);
+    }
+    Some(total)
 }

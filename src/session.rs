@@ -11,9 +11,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::MountConfig;
+use crate::control::Control;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fuse::Adapter;
+use crate::inspect::Inspector;
 use crate::mount;
 use crate::state::{self, StateDirectory};
 use crate::store::DirectoryStore;
@@ -41,7 +43,11 @@ pub fn serve(
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| Error::io("signals", e))?;
 
     let device = mount::attach(&store_path, &mountpoint, config.allow_other)?;
-    let served = start(engine.clone(), device, config.threads).and_then(|running| {
+    let inspector = Arc::new(OnceLock::new());
+    let control = Arc::new(Control::new(engine.clone(), inspector.clone()));
+    let served = start(engine.clone(), control, device, config.threads).and_then(|running| {
+        let device = mount::device_of(&mountpoint)?;
+        let _ = inspector.set(Inspector::new(engine.clone(), device, mountpoint.clone()));
         state.describe(&store_path, &mountpoint)?;
         unmount_on_signal(signals, mountpoint.clone())?;
         std::fs::metadata(&mountpoint)
@@ -64,11 +70,12 @@ pub fn serve(
 
 fn start(
     engine: Arc<Engine>,
+    control: Arc<Control>,
     device: std::os::fd::OwnedFd,
     threads: usize,
 ) -> Result<fuser::BackgroundSession> {
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(engine, notifier.clone());
+    let adapter = Adapter::new(engine, control, notifier.clone());
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     // Who may ask at all is the kernel's decision (allow_other), who may do what the engine's.

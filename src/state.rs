@@ -13,12 +13,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock, statfs};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::mount;
 use crate::name::printable;
 
 pub struct StateDirectory {
@@ -44,7 +46,7 @@ impl StateDirectory {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(path.join("lock")).map_err(context)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match lock_of_live_daemon(&lock, path) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let user = read_description(path).map_or_else(String::new, |other| {
@@ -81,6 +83,27 @@ impl StateDirectory {
             std::fs::rename(new, self.path.join("mount.json"))
         };
         write().map_err(|e| Error::io(format!("state directory {}", self.path.display()), e))
+    }
+}
+
+/// Waits for a daemon that is about to end: its mount is gone already.
+fn lock_of_live_daemon(lock: &File, path: &Path) -> rustix::io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let locked = flock(lock, FlockOperation::NonBlockingLockExclusive);
+        let is_mounted = || {
+            let other = read_description(path)?;
+            let mounts = mount::own_mounts().ok()?;
+            Some(
+                mounts
+                    .iter()
+                    .any(|entry| printable(entry.mountpoint.as_os_str().as_bytes()) == other.mountpoint),
+            )
+        };
+        if locked != Err(Errno::WOULDBLOCK) || is_mounted() != Some(false) || Instant::now() > end {
+            return locked;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -165,11 +188,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         let first = StateDirectory::take(&path).unwrap();
-        first.describe(Path::new("/srv/t"), Path::new("/mnt/t")).unwrap();
+        // A place where no templatefs is mounted would count as one whose daemon is about to end.
         let error = StateDirectory::take(&path).err().unwrap().to_string();
-        let user = format!("another templatefs uses it (process {}, mounted on /mnt/t)", std::process::id());
-        assert!(error.contains(&user), "{error}");
-        drop(first);
+        assert!(error.contains("another templatefs uses it"), "{error}");
+        first.describe(Path::new("/srv/t"), Path::new("/mnt/t")).unwrap();
+        let waiting = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| StateDirectory::take(&path).map(drop));
+            std::thread::sleep(Duration::from_millis(50));
+            drop(first);
+            waiting.join().unwrap()
+        });
+        waiting.unwrap();
         StateDirectory::take(&path).unwrap();
     }
 

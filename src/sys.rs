@@ -1,7 +1,9 @@
 //! System calls that no well-kept library wraps: the only home of `unsafe` in this crate.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -38,4 +40,140 @@ pub fn readonly_tree(path: &Path) -> io::Result<OwnedFd> {
         )
     };
     if result == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whose page it is that a process has at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageKind {
+    /// The process's own, in memory.
+    Anon,
+    /// The process's own, swapped out.
+    Swap,
+    /// A file's.
+    File,
+}
+
+/// struct pm_scan_arg and struct page_region of include/uapi/linux/fs.h.
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// _IOWR('f', 16, struct pm_scan_arg)
+const PAGEMAP_SCAN: libc::c_ulong =
+    (3 << 30) | ((size_of::<ScanArg>() as libc::c_ulong) << 16) | (0x66 << 8) | 16;
+
+/// Calls `found` with each run of pages in `addresses` that a process has, and what they are, in
+/// the order of their addresses. `pagemap` is its open /proc/PID/pagemap. ENOTTY before Linux 6.7.
+pub fn scan_pages(
+    pagemap: &File,
+    addresses: Range<u64>,
+    mut found: impl FnMut(Range<u64>, PageKind),
+) -> io::Result<()> {
+    let mut regions = [PageRegion::default(); 256];
+    let mut arg = ScanArg {
+        size: size_of::<ScanArg>() as u64,
+        flags: 0,
+        start: addresses.start,
+        end: addresses.end,
+        walk_end: 0,
+        vec: regions.as_mut_ptr() as u64,
+        vec_len: regions.len() as u64,
+        max_pages: 0,
+        category_inverted: 0,
+        category_mask: 0,
+        category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        return_mask: PAGE_IS_FILE | PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+    };
+    while arg.start < arg.end {
+        // SAFETY: `arg` has the size and layout of struct pm_scan_arg, and `vec` and `vec_len`
+        // name the live array `regions`, whose elements have the layout of struct page_region
+        // and which is only read after the call.
+        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for region in &regions[..count.min(regions.len())] {
+            let kind = match region.categories {
+                c if c & PAGE_IS_FILE != 0 => PageKind::File,
+                c if c & PAGE_IS_SWAPPED != 0 => PageKind::Swap,
+                _ => PageKind::Anon,
+            };
+            found(region.start..region.end, kind);
+        }
+        if arg.walk_end <= arg.start {
+            break;
+        }
+        arg.start = arg.walk_end;
+    }
+    Ok(())
+}
+
+/// struct cachestat of include/uapi/linux/mman.h; in pages.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStat {
+    pub cached: u64,
+    pub dirty: u64,
+    pub writeback: u64,
+    pub evicted: u64,
+    pub recently_evicted: u64,
+}
+
+/// cachestat(2) of a whole file; ENOSYS before Linux 6.5.
+pub fn cachestat(file: impl AsFd) -> io::Result<CacheStat> {
+    const CACHESTAT: libc::c_long = 451;
+    let whole: [u64; 2] = [0, 0];
+    let mut stat = CacheStat::default();
+    // SAFETY: `whole` has the layout of struct cachestat_range and `stat` that of struct
+    // cachestat; the kernel reads the one and writes the other during the call only.
+    let result =
+        unsafe { libc::syscall(CACHESTAT, file.as_fd().as_raw_fd(), whole.as_ptr(), &raw mut stat, 0) };
+    if result == 0 { Ok(stat) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Opens the inode with this node id on the FUSE filesystem of `mount` for reading, by its file
+/// handle (fs/fuse/inode.c, fuse_encode_fh: node id and generation): no path leads to a view
+/// without a name. ESTALE where the kernel does not know the node; needs CAP_DAC_READ_SEARCH.
+pub fn open_node(mount: impl AsFd, node: u64) -> io::Result<File> {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        words: [u32; 3],
+    }
+    const FILEID_INO64_GEN: i32 = 0x81;
+    let mut handle =
+        Handle { bytes: 12, kind: FILEID_INO64_GEN, words: [(node >> 32) as u32, node as u32, 0] };
+    // SAFETY: `handle` begins as struct file_handle does and `bytes` is the size of what follows;
+    // the kernel only reads it.
+    let fd = unsafe {
+        let handle = (&raw mut handle).cast::<libc::file_handle>();
+        libc::open_by_handle_at(mount.as_fd().as_raw_fd(), handle, libc::O_RDONLY | libc::O_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just opened and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }

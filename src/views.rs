@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::name::Label;
-use crate::overlay::{self, Overlay, PageMap, Record, Usage, ViewFiles};
+use crate::overlay::{self, Overlay, PageMap, Record, State, Usage, ViewFiles};
 use crate::pins::Pinned;
 use crate::store::Identity;
 
@@ -186,6 +186,12 @@ impl Views {
             Slot::Unusable(_) => false,
         };
         named.iter().find(|(_, slot)| needs(slot)).map(|(name, _)| name.clone())
+    }
+
+    /// The page states of a view that nobody has open.
+    pub fn page_runs_at_rest(&self, name: &Label) -> Result<Vec<(u64, u64, State)>> {
+        let (record, pages) = overlay::peek(&self.directory, &format!("n-{name}"))?;
+        Ok(pages.runs(record.extent.size.div_ceil(overlay::PAGE)))
     }
 
     /// All views with a name that can be used, in no order.

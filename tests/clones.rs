@@ -18,7 +18,7 @@ use common::mounted::{Mounted, Options, is_root};
 use common::qemu::{id_of, ordinary_user};
 use common::views::{view, views};
 use rustix::process::{Signal, kill_process};
-use templatefs::engine::ViewEntry;
+use templatefs::inspect::ViewReport;
 use templatefs::name::Label;
 
 const TIME: Duration = Duration::from_secs(240);
@@ -59,20 +59,20 @@ fn settle(guest: &Guest) {
 }
 
 /// The clones' views: one each, with its QEMU and nobody else as opener.
-fn views_of(mounted: &Mounted, clones: &[Guest]) -> Vec<ViewEntry> {
+fn views_of(mounted: &Mounted, clones: &[Guest]) -> Vec<ViewReport> {
     let mut views = views_once(mounted, 1);
     let pids: Vec<u32> = clones.iter().map(|guest| guest.qemu.pid()).collect();
-    let number = |view: &ViewEntry| pids.iter().position(|pid| *pid == view.openers[0].pid);
+    let number = |view: &ViewReport| pids.iter().position(|pid| *pid == view.processes[0].pid);
     views.sort_by_key(number);
     let numbers: Vec<_> = views.iter().map(number).collect();
     assert_eq!(numbers, (0..clones.len()).map(Some).collect::<Vec<_>>(), "{views:#?}");
-    assert!(views.iter().all(|view| view.openers[0].comm.starts_with("qemu-system")), "{views:#?}");
+    assert!(views.iter().all(|view| view.processes[0].comm.starts_with("qemu-system")), "{views:#?}");
     views
 }
 
 /// All views, once each has so many openers: a close is told to the daemon a little later.
-fn views_once(mounted: &Mounted, openers: usize) -> Vec<ViewEntry> {
-    let settled = || Some(views(mounted)).filter(|all| all.iter().all(|view| view.openers.len() == openers));
+fn views_once(mounted: &Mounted, openers: usize) -> Vec<ViewReport> {
+    let settled = || Some(views(mounted)).filter(|all| all.iter().all(|view| view.opens == openers as u64));
     poll(TIME, settled).unwrap_or_else(|| panic!("{:#?}", views(mounted)))
 }
 
@@ -95,7 +95,7 @@ fn templating_clones_read_the_template_itself_and_outlive_the_daemon() {
         assert_eq!(view.vm.as_ref().map(Label::as_str), Some(&*format!("web-{number}")));
         assert_eq!((&*view.kind, &*view.backing, &*view.template), ("private", "template", "ram"));
         assert_eq!((view.size_bytes, view.private_bytes, view.zero_bytes), (RAM, 0, 0));
-        assert!(!view.openers[0].writable);
+        assert!(!view.processes[0].writable);
     }
     if !is_root() {
         println!("skipped: without passthrough the daemon must live");
@@ -125,9 +125,12 @@ fn shared_clones_each_have_a_view_of_their_own_that_goes_with_them() {
         assert_eq!((&*view.kind, &*view.backing, &*view.template), ("private", "overlay", "ram"));
         // The guest wrote 2.7 MB, and its kernel a little.
         assert!((2 << 20..RAM / 2).contains(&view.private_bytes), "{view:?}");
-        assert!(view.openers[0].writable);
+        assert!(view.processes[0].writable);
         if let Some(user) = ordinary_user() {
-            assert_eq!((view.uid, view.openers[0].uid), (id_of(user, "-u"), id_of(user, "-u")));
+            assert_eq!(
+                (Some(view.uid), view.processes[0].uid),
+                (Some(id_of(user, "-u")), Some(id_of(user, "-u")))
+            );
         }
     }
     drop(clones);
@@ -178,11 +181,14 @@ fn clones_with_named_views_are_put_to_sleep_and_wake_after_a_restart() {
         assert!(found(number) > 600, "{} pages", found(number));
         assert_eq!(found((number + 1) % CLONES), 0);
     }
-    let before = views_once(&mounted, 0);
+    let ageless = |views: Vec<ViewReport>| -> Vec<ViewReport> {
+        views.into_iter().map(|view| ViewReport { age_seconds: 0.0, ..view }).collect()
+    };
+    let before = ageless(views_once(&mounted, 0));
     assert!(before.iter().all(|view| view.private_bytes > 2 << 20), "{before:#?}");
     assert!(mounted.stop().success());
     mounted.mount();
-    assert_eq!(views(&mounted), before);
+    assert_eq!(ageless(views(&mounted)), before);
 
     let template = &captured.template;
     let ram = |number| Backend::new(mounted.path(&path(number)), "share=on");
@@ -262,7 +268,7 @@ fn clones_run_on_an_ordinary_users_own_mount() {
     for (number, view) in views_of(&mounted, &clones).iter().enumerate() {
         let copied_by_qemu = WAYS[number % WAYS.len()] == TEMPLATING;
         assert_eq!(view.backing, if copied_by_qemu { "template" } else { "overlay" });
-        assert_eq!(view.openers[0].writable, !copied_by_qemu);
+        assert_eq!(view.processes[0].writable, !copied_by_qemu);
     }
     drop(clones);
     assert_no_view_is_left(&mounted);

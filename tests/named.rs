@@ -262,12 +262,12 @@ fn views_lists_it_with_its_private_bytes_and_its_openers() {
     ] {
         assert_eq!(entry[key], value, "{key}: {entry}");
     }
-    assert_eq!(entry["openers"][0]["pid"], std::process::id(), "{entry}");
-    assert_eq!(entry["openers"][0]["writable"], true, "{entry}");
+    assert_eq!(entry["processes"][0]["pid"], std::process::id(), "{entry}");
+    assert_eq!(entry["processes"][0]["writable"], true, "{entry}");
     drop(view);
     let text = templatefs([OsStr::new("views"), mounted.mountpoint.as_os_str()]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    assert!(text.contains("web-1") && text.contains("8.0 KiB") && text.contains("dir/t"), "{text}");
+    assert!(text.contains("web-1") && text.contains("8.0K") && text.contains("dir/t"), "{text}");
     let closed = listed(&mounted, "web-1").unwrap();
     assert_eq!(closed["private_bytes"], 8192, "{closed}");
 }

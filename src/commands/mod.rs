@@ -15,6 +15,7 @@ mod mount;
 mod readers;
 mod resolve;
 pub mod table;
+mod top;
 mod umount;
 mod views;
 
@@ -28,6 +29,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Views(args) => views::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Discard(args) => discard::run(&args),
         Command::Demo(_) => demo::run(),
     }

@@ -35,7 +35,9 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
 
 fn start_daemon() -> Result<ExitCode> {
     let failed = |e| Error::io("the daemon cannot be started", e);
-    let mut child = Command::new("/proc/self/exe")
+    // By its path, so that the daemon goes by its name; by the kernel's link once that was replaced.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut child = Command::new(program.as_deref().unwrap_or(Path::new("/proc/self/exe")))
         .arg0("templatefs")
         .args(crate::cli::with_mount_inserted(std::env::args_os().collect()).into_iter().skip(1))
         .arg("--detached")

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::Engine;
 use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
 use super::open::HandleId;
-use super::{Engine, control};
 use crate::access::{Caller, WRITE};
 use crate::error::{Error, Result};
 use crate::name::Label;
@@ -87,7 +87,6 @@ impl Engine {
             }
             What::Private(private) => self.private_attributes(caller, node, private, &metadata()?),
             What::Leftover { view, .. } => self.leftover_attributes(node.id, view),
-            What::ControlDirectory | What::Control(_) => Ok(control::attributes(node.id, &node.what)),
         }
     }
 
@@ -175,7 +174,7 @@ impl Engine {
             What::Template { template } => self.change_template(caller, &node, template, handle, changes)?,
             What::Private(private) => self.change_private(caller, &node, private, changes)?,
             What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
-            What::Rom { .. } | What::Directory { .. } | What::ControlDirectory | What::Control(_) => {
+            What::Rom { .. } | What::Directory { .. } => {
                 return Err(Error::ReadOnly(format!("node {id}: its attributes are changed in the store")));
             }
         }

@@ -55,14 +55,10 @@ impl Engine {
                 view.overlay.read(offset, buf)
             }
             Content::Authored(authored) => read_file(&authored.file, offset, buf),
-            Content::Snapshot(bytes) => {
-                let from = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
-                let length = buf.len().min(bytes.len() - from);
-                buf[..length].copy_from_slice(&bytes[from..from + length]);
-                Ok(length)
-            }
         };
-        read.map_err(|e| self.failed(&handle.node, "read", offset, buf.len(), e))
+        let length = read.map_err(|e| self.failed(&handle.node, "read", offset, buf.len(), e))?;
+        handle.node.counters.read(length);
+        Ok(length)
     }
 
     /// Writes all of `data` or nothing of it. The kernel may name any open file of the node when
@@ -72,9 +68,11 @@ impl Engine {
         let written = match &handle.content {
             Content::View(view) => view.overlay.write(offset, data),
             Content::Authored(authored) => authored.file.write_all_at(data, offset),
-            Content::Template(_) | Content::Snapshot(_) => return Err(not_writable(&handle.node)),
+            Content::Template(_) => return Err(not_writable(&handle.node)),
         };
-        written.map_err(|e| self.failed(&handle.node, "write", offset, data.len(), e))
+        written.map_err(|e| self.failed(&handle.node, "write", offset, data.len(), e))?;
+        handle.node.counters.written(data.len());
+        Ok(())
     }
 
     pub fn allocate(&self, handle: HandleId, offset: u64, length: u64, how: Allocate) -> Result<()> {
@@ -91,7 +89,7 @@ impl Engine {
             Content::Authored(authored) => {
                 fallocate(&authored.file, fallocate_flags(how), offset, length).map_err(io::Error::from)
             }
-            Content::Template(_) | Content::Snapshot(_) => return Err(not_writable(&handle.node)),
+            Content::Template(_) => return Err(not_writable(&handle.node)),
         };
         done.map_err(|e| self.failed(&handle.node, "fallocate", offset, length as usize, e))
     }
@@ -133,10 +131,6 @@ impl Engine {
                 };
                 (size, seek(&authored.file, from).map(Some).map_err(io::Error::from))
             }
-            Content::Snapshot(bytes) => {
-                let size = bytes.len() as u64;
-                (size, Ok(Some(if whence == Seek::Data { offset } else { size })))
-            }
         };
         match found.map_err(failed)? {
             Some(at) if offset < size => Ok(at),
@@ -149,18 +143,17 @@ impl Engine {
         let synced = match &handle.content {
             Content::View(view) => view.overlay.sync(),
             Content::Authored(authored) => authored.file.sync_all(),
-            Content::Template(_) | Content::Snapshot(_) => Ok(()),
+            Content::Template(_) => Ok(()),
         };
         synced.map_err(|e| self.failed(&handle.node, "fsync", 0, 0, e))
     }
 
     fn failed(&self, node: &Node, what: &str, offset: u64, length: usize, error: io::Error) -> Error {
+        node.counters.failed();
         let template = match &node.what {
             What::Rom { template, .. } | What::Template { template } => Some(template),
             What::Private(private) => Some(&private.template),
-            What::Directory { .. } | What::Leftover { .. } | What::ControlDirectory | What::Control(_) => {
-                None
-            }
+            What::Directory { .. } | What::Leftover { .. } => None,
         };
         let path = template.map_or_else(String::new, |template| template.path.display().to_string());
         Error::io(format!("{path} (node {}): {what} of {length} bytes at {offset}", node.id), error)

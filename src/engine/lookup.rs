@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
-use super::{Attributes, Engine, ROOT, control};
+use super::{Attributes, Engine};
 use crate::access::{Caller, READ, SEARCH, WRITE};
 use crate::admit::admit;
 use crate::error::{Error, Result};
@@ -31,12 +31,6 @@ impl Engine {
 
     fn look_up_node(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Arc<Node>> {
         let parent = self.node(parent)?;
-        if let Some(id) = control::lookup(&parent, raw)? {
-            return self
-                .nodes
-                .look_up_fixed(id)
-                .ok_or_else(|| Error::NotFound("no such control file".into()));
-        }
         let directory = self.directory(caller, &parent, SEARCH)?;
         let shown = || name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat());
         let request = name::parse(raw).map_err(|source| Error::Name { path: shown(), source })?;
@@ -204,17 +198,12 @@ impl Engine {
     /// What a directory holds, without `.` and `..`.
     pub fn list(&self, caller: &Caller, id: u64) -> Result<Vec<DirectoryEntry>> {
         let node = self.node(id)?;
-        if let What::ControlDirectory = node.what {
-            return Ok(control::list());
-        }
         let directory = self.directory(caller, &node, READ)?;
-        let listed = self.store.list(directory)?.into_iter();
-        let is_shadowed = |name: &[u8]| id == ROOT && name == control::DIRECTORY;
         let entry = |l: crate::store::Listed| DirectoryEntry {
             name: name::escape(&l.name).into_owned(),
             is_directory: l.is_directory,
         };
-        Ok(listed.filter(|l| !is_shadowed(&l.name)).map(entry).collect())
+        Ok(self.store.list(directory)?.into_iter().map(entry).collect())
     }
 
     /// The path of a directory node. The kernel checks its mode; its ACL, if it has one, is

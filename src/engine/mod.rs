@@ -2,11 +2,11 @@
 //! result, and can be called without a mount.
 
 mod attributes;
-mod control;
 mod data;
 mod lookup;
 mod nodes;
 mod open;
+mod snapshot;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dashmap::DashMap;
 
 pub use attributes::{Attributes, Changes, FileKind};
-pub use control::{Opener, ViewEntry, ViewList};
 pub use data::{Allocate, Seek};
 pub use lookup::DirectoryEntry;
-pub use nodes::ROOT;
+pub use nodes::{CounterValues, FIRST_FOREIGN, ROOT};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};
+pub use snapshot::{Child, Opener, ViewSnapshot};
 
 use crate::access::{Caller, Guarded, permitted};
 use crate::caller;
@@ -37,6 +37,8 @@ pub struct Engine {
     nodes: Nodes,
     handles: DashMap<u64, Arc<Handle>>,
     next_handle: AtomicU64,
+    /// Threads of this process that open views to look at their page cache: no users of them.
+    inspectors: DashMap<u32, ()>,
     allow_template_writes: bool,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
@@ -51,6 +53,7 @@ impl Engine {
             nodes: Nodes::new(),
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
+            inspectors: DashMap::new(),
             allow_template_writes,
             passthrough: AtomicBool::new(false),
         }
@@ -78,6 +81,19 @@ impl Engine {
         if let What::Private(private) = &node.what {
             self.closed_view(node, private, content);
         }
+    }
+
+    /// Until the result is dropped, what this thread opens does not count as use.
+    pub fn inspecting(&self) -> impl Drop + '_ {
+        struct Inspecting<'a>(&'a Engine, u32);
+        impl Drop for Inspecting<'_> {
+            fn drop(&mut self) {
+                self.0.inspectors.remove(&self.1);
+            }
+        }
+        let thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        self.inspectors.insert(thread, ());
+        Inspecting(self, thread)
     }
 
     /// A node that the kernel names but that is not here: ESTALE makes it look the path up again.

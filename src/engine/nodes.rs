@@ -12,11 +12,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use super::control::ControlFile;
 use crate::error::Result;
 use crate::name::Label;
 use crate::pins::{Authored, Pinned};
@@ -24,8 +24,9 @@ use crate::store::{Identity, Metadata};
 use crate::views::View;
 
 pub const ROOT: u64 = 1;
-/// The control directory's nodes lie between the root and this.
-pub const FIRST_FREE: u64 = 64;
+const FIRST_FREE: u64 = 64;
+/// Ids from here on are not the engine's.
+pub const FIRST_FOREIGN: u64 = 1 << 62;
 
 /// What a node id stands for.
 #[derive(Debug, Clone)]
@@ -46,8 +47,6 @@ pub enum What {
         view: Label,
         reason: String,
     },
-    ControlDirectory,
-    Control(ControlFile),
 }
 
 /// Which template, as a LOOKUP found it.
@@ -76,8 +75,6 @@ pub enum Content {
     Template(Arc<Pinned>),
     View(Arc<View>),
     Authored(Arc<Authored>),
-    /// What a control file held when it was opened.
-    Snapshot(Arc<Vec<u8>>),
 }
 
 pub struct Node {
@@ -86,8 +83,63 @@ pub struct Node {
     /// The template's, or the directory's, as last seen.
     pub metadata: Mutex<Option<Metadata>>,
     pub state: Mutex<OpenState>,
+    pub since: SystemTime,
+    pub counters: Counters,
     /// Guarded by the index lock for nodes that can be found again.
     lookups: AtomicU64,
+}
+
+/// What was asked of a node since it was first looked up.
+#[derive(Default)]
+pub struct Counters {
+    opens: AtomicU64,
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+    writes: AtomicU64,
+    write_bytes: AtomicU64,
+    errors: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CounterValues {
+    pub opens: u64,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    pub errors: u64,
+}
+
+impl Counters {
+    pub fn opened(&self) {
+        self.opens.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn read(&self, bytes: usize) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn written(&self, bytes: usize) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.write_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn failed(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn values(&self) -> CounterValues {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CounterValues {
+            opens: get(&self.opens),
+            reads: get(&self.reads),
+            read_bytes: get(&self.read_bytes),
+            writes: get(&self.writes),
+            write_bytes: get(&self.write_bytes),
+            errors: get(&self.errors),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -119,11 +171,8 @@ pub struct Nodes {
 impl Nodes {
     pub fn new() -> Self {
         let nodes = Self { nodes: DashMap::new(), index: Mutex::default(), next: AtomicU64::new(FIRST_FREE) };
-        let fixed =
-            [(ROOT, What::Directory { path: PathBuf::new() })].into_iter().chain(super::control::nodes());
-        for (id, what) in fixed {
-            nodes.nodes.insert(id, Arc::new(Node::new(id, what, None)));
-        }
+        let root = What::Directory { path: PathBuf::new() };
+        nodes.nodes.insert(ROOT, Arc::new(Node::new(ROOT, root, None)));
         nodes
     }
 
@@ -145,13 +194,6 @@ impl Nodes {
         let node = self.insert(what, metadata);
         index.insert(key, node.id);
         node
-    }
-
-    /// One more LOOKUP of a node whose id is known.
-    pub fn look_up_fixed(&self, id: u64) -> Option<Arc<Node>> {
-        let node = self.get(id)?;
-        node.lookups.fetch_add(1, Ordering::Relaxed);
-        Some(node)
     }
 
     fn insert(&self, what: What, metadata: Option<Metadata>) -> Arc<Node> {
@@ -217,8 +259,15 @@ impl Nodes {
 
 impl Node {
     fn new(id: u64, what: What, metadata: Option<Metadata>) -> Self {
-        let state = Mutex::default();
-        Self { id, what, metadata: Mutex::new(metadata), state, lookups: AtomicU64::new(0) }
+        Self {
+            id,
+            what,
+            metadata: Mutex::new(metadata),
+            state: Mutex::default(),
+            since: SystemTime::now(),
+            counters: Counters::default(),
+            lookups: AtomicU64::new(0),
+        }
     }
 }
 
@@ -230,7 +279,7 @@ fn key(what: &What) -> Option<Key> {
         What::Private(PrivateRef { view: Some(view), template, .. }) => {
             Some(Key::Named(view.clone(), template.identity.clone()))
         }
-        What::Private(_) | What::Leftover { .. } | What::ControlDirectory | What::Control(_) => None,
+        What::Private(_) | What::Leftover { .. } => None,
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Engine;
 use super::nodes::{Content, Node, OpenState, PrivateRef, TemplateRef, What};
-use super::{Engine, control};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
 use crate::name::Label;
@@ -37,8 +37,6 @@ pub enum Plane {
     /// READ and WRITE, and the page cache belongs to the node. Unless `keep`, an open drops what
     /// is cached: the file may have been changed elsewhere.
     Cached { keep: bool },
-    /// READ only, past the page cache.
-    Snapshot,
 }
 
 /// A template that was opened without the right to write.
@@ -72,16 +70,13 @@ pub struct Handle {
     pub content: Content,
     pub access: Access,
     pub opener: Caller,
+    /// Opened by the daemon, to look at it.
+    pub inspection: bool,
 }
 
 impl Engine {
     pub fn open(&self, caller: &Caller, id: u64, access: Access) -> Result<Opened> {
         let node = self.node(id)?;
-        // Before any lock: it looks at all open nodes.
-        let snapshot = match &node.what {
-            What::Control(file) => Some(Arc::new(self.control_content(caller, *file, access)?)),
-            _ => None,
-        };
         let (content, plane) = {
             let mut state = node.state.lock();
             let (content, plane) = match &node.what {
@@ -89,16 +84,20 @@ impl Engine {
                 What::Template { template } => self.open_template(caller, &mut state, template, access)?,
                 What::Private(private) => self.open_private(caller, node.id, &mut state, private, access)?,
                 What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
-                What::Control(_) => (Content::Snapshot(snapshot.unwrap_or_default()), Plane::Snapshot),
-                What::Directory { .. } | What::ControlDirectory => {
+                What::Directory { .. } => {
                     return Err(Error::io("a directory", rustix::io::Errno::ISDIR));
                 }
             };
             state.opens += 1;
             (content, plane)
         };
+        let inspection = self.inspectors.contains_key(&caller.pid);
+        if !inspection {
+            node.counters.opened();
+        }
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles.insert(handle, Arc::new(Handle { node, content, access, opener: caller.clone() }));
+        self.handles
+            .insert(handle, Arc::new(Handle { node, content, access, opener: caller.clone(), inspection }));
         Ok(Opened { handle, plane })
     }
 
@@ -308,18 +307,6 @@ impl Engine {
                 template.path.display()
             ))),
         }
-    }
-
-    pub(super) fn control_content(
-        &self,
-        caller: &Caller,
-        file: control::ControlFile,
-        access: Access,
-    ) -> Result<Vec<u8>> {
-        if access.write {
-            return Err(Error::Denied("control files are read only".into()));
-        }
-        self.render_control(caller, file)
     }
 }
 

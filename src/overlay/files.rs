@@ -59,19 +59,18 @@ impl ViewFiles {
         Ok(Self { data, map, record: Mutex::new(record) })
     }
 
-    /// Opens a view's files as the last daemon left them.
+    /// Opens a view's files as the last daemon left them, and finishes what it had begun: nothing
+    /// beyond the view's size stays.
     pub fn open(directory: &Path, key: &str) -> Result<(Self, PageMap)> {
         let (data_path, map_path) = paths(directory, key);
-        let shown = map_path.display();
-        let context = |e: io::Error| Error::io(format!("{shown}: cannot open this view's state"), e);
+        let context =
+            |e: io::Error| Error::io(format!("{}: cannot open this view's state", map_path.display()), e);
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
         let map = open(&map_path).map_err(context)?;
-        let record = read_record(&map).map_err(context)?.map_err(|e| {
-            Error::Stale(format!("{shown}: this view cannot be used: {e}; discard it, or restore the file"))
-        })?;
-        let data = open(&data_path).map_err(context)?;
-        let files = Self { data, map, record: Mutex::new(record) };
-        let pages = files.load_pages().map_err(context)?;
+        let (record, pages) = read(&map, &map_path)?;
+        let files = Self { data: open(&data_path).map_err(context)?, map, record: Mutex::new(record) };
+        let size = files.record.lock().extent.size;
+        files.truncate_pages(size.div_ceil(PAGE)).and_then(|()| files.truncate(size)).map_err(context)?;
         Ok((files, pages))
     }
 
@@ -92,37 +91,6 @@ impl ViewFiles {
         self.map.write_all_at(&encoded, 0)?;
         *record = new;
         Ok(())
-    }
-
-    /// Reads the page states, and finishes what a killed daemon had begun: nothing beyond the
-    /// view's size stays.
-    fn load_pages(&self) -> io::Result<PageMap> {
-        let size = self.record.lock().extent.size;
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its page states are damaged");
-        let mut pages = PageMap::default();
-        let mut at = STATES;
-        let mut buffer = vec![0; 1 << 16];
-        while let Some(data) = next_data(&self.map, at)? {
-            let start = data - data % WORD;
-            let read = self.map.read_at(&mut buffer, start)?;
-            let whole = read - read % WORD as usize;
-            if whole == 0 {
-                break;
-            }
-            let words: Vec<u64> = buffer[..whole]
-                .chunks_exact(WORD as usize)
-                .map(|b| u64::from_le_bytes(b.try_into().expect("chunks of 8")))
-                .collect();
-            if !pages.load((start - STATES) / WORD, &words) {
-                return Err(damaged());
-            }
-            at = start + whole as u64;
-        }
-        let kept = size.div_ceil(PAGE);
-        pages.truncate(kept);
-        self.truncate_pages(kept)?;
-        self.truncate(size)?;
-        Ok(pages)
     }
 }
 
@@ -228,6 +196,24 @@ fn paths(directory: &Path, key: &str) -> (PathBuf, PathBuf) {
     (directory.join(format!("{key}.data")), directory.join(format!("{key}.map")))
 }
 
+/// What a view's files say, without changing them: they may be in use.
+pub fn peek(directory: &Path, key: &str) -> Result<(Record, PageMap)> {
+    let (_, path) = paths(directory, key);
+    let map = File::open(&path).map_err(|e| Error::io(format!("{}: cannot be read", path.display()), e))?;
+    read(&map, &path)
+}
+
+fn read(map: &File, path: &Path) -> Result<(Record, PageMap)> {
+    let shown = path.display();
+    let context = |e: io::Error| Error::io(format!("{shown}: this view's state cannot be read"), e);
+    let record = read_record(map).map_err(context)?.map_err(|e| {
+        Error::Stale(format!("{shown}: this view cannot be used: {e}; discard it, or restore the file"))
+    })?;
+    let mut pages = read_pages(map).map_err(context)?;
+    pages.truncate(record.extent.size.div_ceil(PAGE));
+    Ok((record, pages))
+}
+
 fn read_record(map: &File) -> io::Result<std::result::Result<Record, super::RecordError>> {
     let mut bytes = vec![0; RECORD_SPACE];
     let mut length = 0;
@@ -238,6 +224,29 @@ fn read_record(map: &File) -> io::Result<std::result::Result<Record, super::Reco
         }
     }
     Ok(Record::decode(&bytes[..length]))
+}
+
+fn read_pages(map: &File) -> io::Result<PageMap> {
+    let mut pages = PageMap::default();
+    let mut at = STATES;
+    let mut buffer = vec![0; 1 << 16];
+    while let Some(data) = next_data(map, at)? {
+        let start = data - data % WORD;
+        let read = map.read_at(&mut buffer, start)?;
+        let whole = read - read % WORD as usize;
+        if whole == 0 {
+            break;
+        }
+        let words: Vec<u64> = buffer[..whole]
+            .chunks_exact(WORD as usize)
+            .map(|b| u64::from_le_bytes(b.try_into().expect("chunks of 8")))
+            .collect();
+        if !pages.load((start - STATES) / WORD, &words) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its page states are damaged"));
+        }
+        at = start + whole as u64;
+    }
+    Ok(pages)
 }
 
 fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
-pub use files::{ViewFiles, remove as remove_files};
+pub use files::{ViewFiles, peek, remove as remove_files};
 pub use pages::{PAGE, PageMap, State};
 pub use record::{Extent, Record, RecordError};
 
@@ -230,6 +230,12 @@ impl Overlay {
             }
         }
         Ok(size)
+    }
+
+    /// The states of all pages, as runs: first page, how many, their state.
+    pub fn page_runs(&self) -> Vec<(u64, u64, State)> {
+        let shape = self.shape.read();
+        shape.pages.runs(shape.extent.size.div_ceil(PAGE))
     }
 
     pub fn sync(&self) -> io::Result<()> {

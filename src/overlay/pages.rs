@@ -78,6 +78,18 @@ impl PageMap {
         (state, page.min(limit))
     }
 
+    /// The states of the pages below `end`, as runs: first page, how many, their state.
+    pub fn runs(&self, end: u64) -> Vec<(u64, u64, State)> {
+        let mut runs = Vec::new();
+        let mut at = 0;
+        while at < end {
+            let (state, stop) = self.run(at, end);
+            runs.push((at, stop - at, state));
+            at = stop;
+        }
+        runs
+    }
+
     /// Gives the pages `range` one state.
     pub fn set(&mut self, range: Range<u64>, state: State) {
         let mut page = range.start;

@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod clones;
+pub mod costly;
 pub mod files;
 pub mod guest;
 pub mod limit;
@@ -15,4 +16,5 @@ pub mod ops;
 pub mod qemu;
 pub mod random;
 pub mod sparse;
+pub mod terminal;
 pub mod views;

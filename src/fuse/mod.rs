@@ -1,5 +1,7 @@
 //! The kernel's requests, decoded and handed to the engine; a few lines each.
 
+mod convert;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
@@ -7,24 +9,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::access::Caller;
-use crate::engine::{
-    Access, Allocate, Attributes, Changes, DirectoryEntry, Engine, FileKind, Plane, Released, Seek,
-};
+use crate::control::Control;
+use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Plane, Released};
 use crate::errands;
-use crate::error::Error;
-use crate::logging::Throttle;
 use crate::passthrough;
+use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
 
 /// An entry is never believed: each path walk asks, and may get a node of its own.
 const ENTRY_VALID: Duration = Duration::ZERO;
@@ -40,6 +40,7 @@ const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 
 pub struct Adapter {
     engine: Arc<Engine>,
+    control: Arc<Control>,
     state_directory: PathBuf,
     passthrough: bool,
     notifier: Arc<OnceLock<Notifier>>,
@@ -49,11 +50,12 @@ pub struct Adapter {
 
 impl Adapter {
     /// `notifier` is set once the session is there.
-    pub fn new(engine: Arc<Engine>, notifier: Arc<OnceLock<Notifier>>) -> Self {
+    pub fn new(engine: Arc<Engine>, control: Arc<Control>, notifier: Arc<OnceLock<Notifier>>) -> Self {
         let state_directory = engine.views().directory().to_owned();
         let next_directory = AtomicU64::new(1);
         Self {
             engine,
+            control,
             state_directory,
             passthrough: false,
             notifier,
@@ -61,55 +63,16 @@ impl Adapter {
             next_directory,
         }
     }
-}
 
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
-
-static REFUSALS: Throttle = Throttle::new();
-
-/// The errno for the caller, and the reason for the log: what an errno cannot say.
-fn refuse(operation: &str, request: &Request, error: &Error) -> Errno {
-    let (uid, pid) = (request.uid(), request.pid());
-    if matches!(error, Error::NotFound(_) | Error::NoMoreData) {
-        log::debug!("{operation} by user {uid} (process {pid}): {error}");
-    } else if let Some(suppressed) = REFUSALS.admit(Instant::now()) {
-        if suppressed > 0 {
-            log::warn!("{suppressed} refusals were left out of this log");
-        }
-        log::warn!("{operation} by user {uid} (process {pid}): {error}");
-    }
-    Errno::from_i32(error.errno().raw_os_error())
-}
-
-fn file_attr(attributes: &Attributes) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attributes.node),
-        size: attributes.size,
-        blocks: attributes.blocks,
-        atime: attributes.atime,
-        mtime: attributes.mtime,
-        ctime: attributes.ctime,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: match attributes.kind {
-            FileKind::File => FileType::RegularFile,
-            FileKind::Directory => FileType::Directory,
-        },
-        perm: attributes.mode as u16,
-        nlink: attributes.nlink,
-        uid: attributes.uid,
-        gid: attributes.gid,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn time(given: TimeOrNow) -> SystemTime {
-    match given {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
+    /// What a control file shows is collected elsewhere: that takes its time, and asks this mount.
+    fn open_control(&self, caller: Caller, node: u64, reply: ReplyOpen) {
+        let control = self.control.clone();
+        errands::run("control", move || match control.open(&caller, node) {
+            Ok(handle) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH)
+            }
+            Err(error) => reply.error(Errno::from_i32(error.errno().raw_os_error())),
+        });
     }
 }
 
@@ -147,17 +110,28 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.engine.lookup(&caller(request), parent.0, name.as_bytes());
+        let (caller, parent, name) = (caller(request), parent.0, name.as_bytes());
+        let found = match Control::owns_entry(parent, name) {
+            true => self.control.lookup(&caller, parent, name),
+            false => self.engine.lookup(&caller, parent, name),
+        };
         let attributes = try_reply!(reply, "lookup", request, found);
         reply.entry_with_ttls(&attributes.valid, &ENTRY_VALID, &file_attr(&attributes), Generation(0));
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
-        self.engine.forget(ino.0, lookups);
+        match Control::owns(ino.0) {
+            true => self.control.forget(ino.0, lookups),
+            false => self.engine.forget(ino.0, lookups),
+        }
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let attributes = try_reply!(reply, "getattr", request, self.engine.getattr(&caller(request), ino.0));
+        let shown = match Control::owns(ino.0) {
+            true => self.control.getattr(ino.0),
+            false => self.engine.getattr(&caller(request), ino.0),
+        };
+        let attributes = try_reply!(reply, "getattr", request, shown);
         reply.attr(&attributes.valid, &file_attr(&attributes));
     }
 
@@ -186,6 +160,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if Control::owns(ino.0) {
+            return self.open_control(caller(request), ino.0, reply);
+        }
         let access = match flags.acc_mode() {
             OpenAccMode::O_RDONLY => Access { read: true, write: false },
             OpenAccMode::O_WRONLY => Access { read: false, write: true },
@@ -204,7 +181,6 @@ impl Filesystem for Adapter {
             }
             Plane::Cached { keep: true } => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
             Plane::Cached { keep: false } => reply.opened(handle, FopenFlags::empty()),
-            Plane::Snapshot => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH),
         }
     }
 
@@ -219,6 +195,10 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if Control::owns(handle.0) {
+            let data = try_reply!(reply, "read", request, self.control.read(handle.0, offset, size as usize));
+            return reply.data(&data);
+        }
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
             if buffer.len() < size {
@@ -263,6 +243,10 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if Control::owns(handle.0) {
+            self.control.release(handle.0);
+            return reply.ok();
+        }
         let released = try_reply!(reply, "release", request, self.engine.release(handle.0));
         reply.ok();
         if let (Released::DropCache(node), Some(notifier)) = (released, self.notifier.get()) {
@@ -331,7 +315,11 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let entries = try_reply!(reply, "opendir", request, self.engine.list(&caller(request), ino.0));
+        let listed = match Control::owns(ino.0) {
+            true => self.control.list(&caller(request), ino.0),
+            false => self.engine.list(&caller(request), ino.0),
+        };
+        let entries = try_reply!(reply, "opendir", request, listed);
         let handle = self.next_directory.fetch_add(1, Ordering::Relaxed);
         self.directories.insert(handle, entries);
         reply.opened(FileHandle(handle), FopenFlags::empty());
@@ -475,19 +463,4 @@ impl Filesystem for Adapter {
     ) {
         reply.error(Errno::ENOTTY);
     }
-}
-
-fn seek_whence(whence: i32) -> Option<Seek> {
-    match whence {
-        libc::SEEK_DATA => Some(Seek::Data),
-        libc::SEEK_HOLE => Some(Seek::Hole),
-        _ => None,
-    }
-}
-
-fn no_new_names(name: &OsStr) -> Error {
-    Error::ReadOnly(format!(
-        "{}: a mount shows what is in the store, and names are made and changed there",
-        crate::name::printable(name.as_bytes())
-    ))
 }

@@ -1,0 +1,133 @@
+//! The node ids of the control directory: dealt out as names are looked up, forgotten with them.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use crate::engine::FIRST_FOREIGN;
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Entry {
+    Root,
+    Version,
+    ViewsJson,
+    TemplatesJson,
+    Metrics,
+    Views,
+    View(String),
+    Status(String),
+    Pages(String),
+}
+
+impl Entry {
+    pub fn is_directory(&self) -> bool {
+        matches!(self, Self::Root | Self::Views | Self::View(_))
+    }
+
+    /// What a directory always holds: name, and whether that is a directory.
+    pub fn fixed_children(&self) -> &'static [(&'static str, bool)] {
+        match self {
+            Self::Root => &[
+                ("metrics", false),
+                ("templates.json", false),
+                ("version", false),
+                ("views", true),
+                ("views.json", false),
+            ],
+            Self::View(_) => &[("pages", false), ("status", false)],
+            _ => &[],
+        }
+    }
+
+    pub fn child(&self, name: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(name).ok()?;
+        match (self, name) {
+            (Self::Root, "version") => Some(Self::Version),
+            (Self::Root, "views.json") => Some(Self::ViewsJson),
+            (Self::Root, "templates.json") => Some(Self::TemplatesJson),
+            (Self::Root, "metrics") => Some(Self::Metrics),
+            (Self::Root, "views") => Some(Self::Views),
+            (Self::Views, id) => Some(Self::View(id.into())),
+            (Self::View(id), "status") => Some(Self::Status(id.clone())),
+            (Self::View(id), "pages") => Some(Self::Pages(id.clone())),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Paths(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    ids: HashMap<Entry, u64>,
+    /// What an id means, and how many LOOKUPs the kernel has not forgotten.
+    entries: HashMap<u64, (Entry, u64)>,
+    dealt: u64,
+}
+
+impl Paths {
+    pub fn look_up(&self, entry: Entry) -> u64 {
+        let mut table = self.0.lock();
+        let id = match table.ids.get(&entry) {
+            Some(id) => *id,
+            None => {
+                table.dealt += 1;
+                let id = FIRST_FOREIGN + table.dealt;
+                table.ids.insert(entry.clone(), id);
+                table.entries.insert(id, (entry, 0));
+                id
+            }
+        };
+        if let Some((_, lookups)) = table.entries.get_mut(&id) {
+            *lookups += 1;
+        }
+        id
+    }
+
+    pub fn get(&self, id: u64) -> Result<Entry> {
+        let table = self.0.lock();
+        let entry = table.entries.get(&id).map(|(entry, _)| entry.clone());
+        entry.ok_or_else(|| Error::Stale(format!("control node {id}: not known any more")))
+    }
+
+    pub fn forget(&self, id: u64, lookups: u64) {
+        let mut table = self.0.lock();
+        let Some((_, left)) = table.entries.get_mut(&id) else { return };
+        *left = left.saturating_sub(lookups);
+        if *left == 0
+            && let Some((entry, _)) = table.entries.remove(&id)
+        {
+            table.ids.remove(&entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_lasts_as_long_as_the_kernel_remembers_it() {
+        let paths = Paths::default();
+        let id = paths.look_up(Entry::View("a".into()));
+        assert_eq!(paths.look_up(Entry::View("a".into())), id);
+        paths.forget(id, 1);
+        assert_eq!(paths.get(id).unwrap(), Entry::View("a".into()));
+        paths.forget(id, 1);
+        assert!(paths.get(id).is_err());
+        assert_ne!(paths.look_up(Entry::View("a".into())), id);
+    }
+
+    #[test]
+    fn every_listed_child_is_found() {
+        for directory in [Entry::Root, Entry::View("a".into())] {
+            for (name, is_directory) in directory.fixed_children() {
+                let child = directory.child(name.as_bytes()).unwrap();
+                assert_eq!(child.is_directory(), *is_directory);
+            }
+        }
+        assert_eq!(Entry::Root.child(b"passwd"), None);
+    }
+}

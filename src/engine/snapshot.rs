@@ -1,0 +1,237 @@
+//! What the engine knows of its views at one moment, for those who look at them.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Engine;
+use super::nodes::{Content, CounterValues, Node, TemplateRef, What};
+use crate::access::{Caller, READ, SEARCH};
+use crate::caller::process_of;
+use crate::name::{Label, printable};
+use crate::overlay::{PAGE, State, Usage};
+use crate::pins::Pinned;
+use crate::store::Found;
+use crate::views::Named;
+
+/// One view, or one template that is open for authoring.
+#[derive(Debug, Clone)]
+pub struct ViewSnapshot {
+    /// None for a named view that nobody has open.
+    pub node: Option<u64>,
+    /// The view's name, or `@NODE` for one without.
+    pub id: String,
+    /// The template's path in the store, as it is written in a path of the mount.
+    pub template: String,
+    pub vm: Option<Label>,
+    /// `rom`, `private` or `template`.
+    pub kind: &'static str,
+    /// `template` where nothing but the template is read, `overlay` where the view owns pages.
+    pub backing: &'static str,
+    pub uid: u32,
+    pub size: u64,
+    pub template_size: u64,
+    /// Of the template, what is no hole; None where it cannot be read.
+    pub template_data: Option<u64>,
+    pub usage: Usage,
+    pub since: SystemTime,
+    pub counters: CounterValues,
+    /// Who opened it, first to last; one entry an open file.
+    pub openers: Vec<Opener>,
+    /// The kernel reads the template by itself: the view's inode caches no pages.
+    pub passed_through: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opener {
+    pub pid: u32,
+    pub uid: u32,
+    pub writable: bool,
+}
+
+impl Engine {
+    /// The views that `caller` may see: root all, others their own; in the order of their
+    /// templates and names.
+    pub fn snapshot(&self, caller: &Caller) -> Vec<ViewSnapshot> {
+        let mut openers = self.openers();
+        let open = self.nodes.open().into_iter().filter_map(|node| {
+            let openers = openers.remove(&node.id)?;
+            self.open_snapshot(&node, openers)
+        });
+        let mut views: Vec<ViewSnapshot> = open.collect();
+        for (name, known) in self.views.all() {
+            if !views.iter().any(|view| view.id == name.as_str()) {
+                views.push(self.snapshot_at_rest(&name, known));
+            }
+        }
+        views.retain(|view| caller.uid == 0 || view.uid == caller.uid);
+        views.sort_by(|a, b| (&a.template, &a.id).cmp(&(&b.template, &b.id)));
+        views
+    }
+
+    fn openers(&self) -> HashMap<u64, Vec<Opener>> {
+        let mut handles: Vec<_> =
+            self.handles.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
+        handles.sort_unstable_by_key(|(id, _)| *id);
+        let mut openers: HashMap<u64, Vec<Opener>> = HashMap::new();
+        for (_, handle) in handles {
+            if handle.inspection {
+                continue;
+            }
+            let Caller { uid, pid, .. } = handle.opener;
+            let pid = process_of(pid);
+            openers.entry(handle.node.id).or_default().push(Opener {
+                pid,
+                uid,
+                writable: handle.access.write,
+            });
+        }
+        openers
+    }
+
+    fn open_snapshot(&self, node: &Node, openers: Vec<Opener>) -> Option<ViewSnapshot> {
+        let content = node.state.lock().content.clone()?;
+        let (template, kind, vm, view) = match &node.what {
+            What::Rom { template, vm } => (template, "rom", vm, None),
+            What::Private(private) => (&private.template, "private", &private.vm, private.view.as_ref()),
+            What::Template { template } => (template, "template", &None, None),
+            What::Directory { .. } | What::Leftover { .. } => return None,
+        };
+        let mut snapshot = ViewSnapshot {
+            node: Some(node.id),
+            id: view.map_or_else(|| format!("@{}", node.id), Label::to_string),
+            template: written(template.path.as_os_str().as_encoded_bytes()),
+            vm: vm.clone(),
+            kind,
+            backing: "template",
+            uid: openers.first().map_or(0, |opener| opener.uid),
+            size: template.identity.size,
+            template_size: template.identity.size,
+            template_data: None,
+            usage: Usage::default(),
+            since: node.since,
+            counters: node.counters.values(),
+            openers,
+            passed_through: false,
+        };
+        match &content {
+            Content::Template(pinned) => {
+                snapshot.template_data = pinned.data_bytes();
+                snapshot.passed_through = pinned.passed_through.get() == Some(&true);
+            }
+            Content::View(view) => {
+                let record = view.record();
+                snapshot.backing = "overlay";
+                snapshot.template_data = view.pinned.data_bytes();
+                snapshot.vm = record.vm;
+                snapshot.uid = record.uid;
+                snapshot.size = record.extent.size;
+                snapshot.usage = view.overlay.usage();
+                snapshot.since = UNIX_EPOCH + Duration::from_secs(record.created);
+            }
+            Content::Authored(_) => {}
+        }
+        Some(snapshot)
+    }
+
+    fn snapshot_at_rest(&self, name: &Label, known: Named) -> ViewSnapshot {
+        let record = known.record;
+        let path = Path::new(OsStr::from_bytes(&record.template)).to_owned();
+        let template = TemplateRef { path, identity: record.identity.clone() };
+        let pinned = self.find_continued(&template);
+        ViewSnapshot {
+            node: None,
+            id: name.to_string(),
+            template: written(&record.template),
+            vm: record.vm,
+            kind: "private",
+            backing: "overlay",
+            uid: record.uid,
+            size: record.extent.size,
+            template_size: record.identity.size,
+            template_data: pinned.and_then(|pinned| pinned.data_bytes()),
+            usage: known.usage,
+            since: UNIX_EPOCH + Duration::from_secs(record.created),
+            counters: CounterValues::default(),
+            openers: Vec::new(),
+            passed_through: false,
+        }
+    }
+
+    fn find_continued(&self, template: &TemplateRef) -> Option<Arc<Pinned>> {
+        match self.store.find(&template.path).ok()? {
+            Found::Template(_, now) if now.continues(&template.identity) => {
+                self.pins.pin(self.store.as_ref(), &template.path, &now).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// The page states of a view that `caller` may see, as runs: first page, how many, state.
+    pub fn page_runs(&self, caller: &Caller, id: &str) -> Option<Vec<(u64, u64, State)>> {
+        let snapshot = self.snapshot(caller).into_iter().find(|view| view.id == id)?;
+        let view =
+            snapshot.node.and_then(|node| match self.nodes.get(node)?.state.lock().content.clone()? {
+                Content::View(view) => Some(view),
+                Content::Template(_) | Content::Authored(_) => None,
+            });
+        match (view, Label::new(id.as_bytes())) {
+            (Some(view), _) => Some(view.overlay.page_runs()),
+            (None, Some(name)) if snapshot.node.is_none() => self.views.page_runs_at_rest(&name).ok(),
+            _ => Some(vec![(0, snapshot.size.div_ceil(PAGE), State::Template)]),
+        }
+    }
+}
+
+/// An entry of a directory of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Child {
+    Directory(PathBuf),
+    Template {
+        /// As it is written in a path of the mount.
+        name: String,
+        size_bytes: u64,
+        data_bytes: Option<u64>,
+    },
+}
+
+impl Engine {
+    /// What of a directory of the store `caller` may see; nothing where it may not list it.
+    pub fn children(&self, caller: &Caller, directory: &Path) -> Vec<Child> {
+        let may_list = match self.store.find(directory) {
+            Ok(Found::Directory(metadata)) => self.check(caller, directory, &metadata, READ | SEARCH).is_ok(),
+            _ => false,
+        };
+        if !may_list {
+            return Vec::new();
+        }
+        let listed = self.store.list(directory).unwrap_or_default();
+        listed.into_iter().filter_map(|listed| self.child(caller, directory, listed.name)).collect()
+    }
+
+    fn child(&self, caller: &Caller, directory: &Path, name: Vec<u8>) -> Option<Child> {
+        let path = directory.join(OsString::from_vec(name));
+        match self.store.find(&path).ok()? {
+            Found::Directory(_) => Some(Child::Directory(path)),
+            Found::Template(metadata, identity) => {
+                self.check(caller, &path, &metadata, READ).ok()?;
+                let pinned = self.pins.pin(self.store.as_ref(), &path, &identity).ok();
+                Some(Child::Template {
+                    name: written(path.as_os_str().as_bytes()),
+                    size_bytes: identity.size,
+                    data_bytes: pinned.and_then(|pinned| pinned.data_bytes()),
+                })
+            }
+        }
+    }
+}
+
+/// A template's path in the store as it is written in a path of the mount.
+fn written(path: &[u8]) -> String {
+    let parts: Vec<String> =
+        path.split(|b| *b == b'/').map(|part| printable(&crate::name::escape(part))).collect();
+    parts.join("/")
+}
