@@ -21,8 +21,12 @@ use crate::state::{self, StateDirectory};
 use crate::store::DirectoryStore;
 use crate::views::Views;
 
-/// Mounts and serves until the mount is gone. `prepare` is called with the state directory before
-/// anything is mounted, `ready` once the mount answers.
+/// Mounts and serves until the mount is gone. This process must ask its own mount nothing: killed
+/// while it waits for an answer of its own, it could neither die nor be answered, since it holds
+/// the connection itself.
+///
+/// `prepare` is called with the state directory before anything is mounted, `ready` once the
+/// mount answers.
 pub fn serve(
     config: &MountConfig,
     prepare: impl FnOnce(&Path) -> Result<()>,
@@ -50,8 +54,6 @@ pub fn serve(
         let _ = inspector.set(Inspector::new(engine.clone(), device, mountpoint.clone()));
         state.describe(&store_path, &mountpoint)?;
         unmount_on_signal(signals, mountpoint.clone())?;
-        std::fs::metadata(&mountpoint)
-            .map_err(|e| Error::io(format!("{}: no answer", mountpoint.display()), e))?;
         Ok(running)
     });
     let running = served.inspect_err(|_| detach_quietly(&mountpoint))?;

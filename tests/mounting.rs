@@ -352,3 +352,18 @@ fn mount_fuse3_and_the_form_that_it_calls_mount_too() {
         ground.wait_for_the_daemons_end();
     }
 }
+
+/// The daemon once asked its own mount whether it answers: killed meanwhile it could not die, and nobody else
+/// could take its state.
+#[test]
+fn a_daemon_killed_in_the_middle_of_its_start_is_gone() {
+    let _limit = limit(Duration::from_secs(60));
+    let mut mounted = Mounted::start(Options::default());
+    for round in 0..30 {
+        std::thread::sleep(Duration::from_micros(round * 100));
+        mounted.kill();
+        mounted.mount();
+    }
+    mounted.template("t", b"template");
+    assert_eq!(fs::read(mounted.path("t")).unwrap(), b"template");
+}

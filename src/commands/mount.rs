@@ -22,7 +22,7 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
     let detached = args.detached;
     let config = MountConfig::from_args(args)?;
     if !config.foreground && !detached {
-        return start_daemon();
+        return start_daemon(&config.mountpoint);
     }
     let open_log = |state: &Path| {
         let default = state.join("daemon.log");
@@ -33,7 +33,7 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
     session::serve(&config, open_log, ready).map(|()| ExitCode::SUCCESS)
 }
 
-fn start_daemon() -> Result<ExitCode> {
+fn start_daemon(mountpoint: &Path) -> Result<ExitCode> {
     let failed = |e| Error::io("the daemon cannot be started", e);
     // By its path, so that the daemon goes by its name; by the kernel's link once that was replaced.
     let program = std::env::current_exe().ok().filter(|path| path.exists());
@@ -50,7 +50,10 @@ fn start_daemon() -> Result<ExitCode> {
         stdout.read_to_end(&mut said).map_err(failed)?;
     }
     if said == READY {
-        return Ok(ExitCode::SUCCESS);
+        return match std::fs::metadata(mountpoint) {
+            Ok(_) => Ok(ExitCode::SUCCESS),
+            Err(e) => Err(Error::io(format!("{}: no answer", mountpoint.display()), e)),
+        };
     }
     // It has said why on our stderr.
     let status = child.wait().map_err(failed)?;
