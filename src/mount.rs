@@ -57,11 +57,6 @@ pub fn check(store: &Path, mountpoint: &Path, nonempty: bool) -> Result<(PathBuf
             "something is mounted there already; unmount it, or choose another directory".into(),
         ));
     }
-    let inside = |inner: &Path, outer: &Path| {
-        let key = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-        let outer = key(outer);
-        outer.is_some() && inner.ancestors().any(|ancestor| key(ancestor) == outer)
-    };
     if inside(&store, &real) {
         return Err(unfit(format!("the mount would hide its own store {}", store.display())));
     }
@@ -75,6 +70,28 @@ pub fn check(store: &Path, mountpoint: &Path, nonempty: bool) -> Result<(PathBuf
         ));
     }
     Ok((store, real))
+}
+
+/// Checks a state directory, which need not exist yet, against the paths that [`check`] returned.
+pub fn check_state(state: &Path, store: &Path, mountpoint: &Path) -> Result<()> {
+    let existing = state.ancestors().find_map(|ancestor| std::fs::canonicalize(ancestor).ok());
+    let Some(existing) = existing else { return Ok(()) };
+    let unfit = |why: &str| {
+        Err(Error::Invalid(format!("state directory {}: {why}; choose another --state-dir", state.display())))
+    };
+    if inside(&existing, mountpoint) {
+        return unfit("it lies below the mountpoint, and the mount would hide it");
+    }
+    if inside(&existing, store) {
+        return unfit("it lies in the store, and its files would be served as templates");
+    }
+    Ok(())
+}
+
+fn inside(inner: &Path, outer: &Path) -> bool {
+    let key = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    let outer = key(outer);
+    outer.is_some() && inner.ancestors().any(|ancestor| key(ancestor) == outer)
 }
 
 fn is_disconnected(error: &io::Error) -> bool {

@@ -37,6 +37,7 @@ pub fn serve(
         Some(path) => path.clone(),
         None => state::default_path(&mountpoint)?,
     };
+    mount::check_state(&state_path, &store_path, &mountpoint)?;
     let state = StateDirectory::take(&state_path)?;
     prepare(&state_path)?;
     raise_file_limit();

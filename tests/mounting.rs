@@ -140,6 +140,8 @@ fn what_cannot_be_mounted_is_refused_in_one_line() {
         ("store", "full", "state2", "not empty"),
         ("store", "mnt2", "full/file", "state directory"),
         ("store", "mnt2", "/proc/state", "state directory"),
+        ("store", "mnt2", "mnt2/new/state", "below the mountpoint"),
+        ("store", "mnt2", "store/sub/state", "in the store"),
     ] {
         for detached in [true, false] {
             let mut command = Command::new(binary());
