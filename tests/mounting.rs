@@ -6,92 +6,17 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use tempfile::TempDir;
+use rustix::process::{Signal, kill_process};
 
 use common::files::{SOON, assert_refused, errno, error_line, open_ro, open_rw, templatefs};
-use common::limit::{Registered, limit, on_expiry, poll};
+use common::ground::Ground;
+use common::limit::{limit, poll};
 use common::mapping::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, binary, is_mounted, is_root};
-
-/// Directories for a daemon in the background, which is ended with this value.
-struct Ground {
-    directory: TempDir,
-    _on_expiry: Registered,
-}
-
-impl Ground {
-    fn new() -> Ground {
-        let directory = tempfile::Builder::new().prefix("templatefs-test-").tempdir().unwrap();
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        for name in ["store/sub", "mnt", "mnt2"] {
-            fs::create_dir_all(directory.path().join(name)).unwrap();
-        }
-        fs::write(directory.path().join("store/t"), b"template").unwrap();
-        let path = directory.path().to_owned();
-        Ground { directory, _on_expiry: on_expiry(move || end_daemon(&path)) }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn mount(&self, more: &[&str]) -> Output {
-        let mut arguments = vec!["mount".into(), "--state-dir".into(), self.at("state")];
-        arguments.extend(more.iter().map(PathBuf::from));
-        arguments.extend([self.at("store"), self.at("mnt")]);
-        templatefs(arguments)
-    }
-
-    fn daemon(&self) -> Pid {
-        daemon_of(self.directory.path()).expect("mount.json of a daemon")
-    }
-
-    fn wait_for_the_daemons_end(&self) {
-        let pid = self.daemon();
-        let ended = poll(SOON, || match test_kill_process(pid) {
-            Err(Errno::SRCH) => Some(()),
-            _ => is_zombie(pid).then_some(()),
-        });
-        assert!(ended.is_some(), "the daemon goes on");
-    }
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        end_daemon(self.directory.path());
-    }
-}
-
-fn is_zombie(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
-}
-
-fn daemon_of(ground: &Path) -> Option<Pid> {
-    let text = fs::read(ground.join("state/mount.json")).ok()?;
-    let json: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    Pid::from_raw(json["pid"].as_i64()? as i32)
-}
-
-/// The daemon has this directory in its arguments: a number that was given to another process is let be.
-fn end_daemon(ground: &Path) {
-    for name in ["mnt", "mnt2"] {
-        if is_mounted(&ground.join(name)) {
-            let tool = if is_root() { ("umount", "-l") } else { ("fusermount3", "-uz") };
-            let _ = Command::new(tool.0).arg(tool.1).arg(ground.join(name)).status();
-        }
-    }
-    let Some(pid) = daemon_of(ground) else { return };
-    let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
-    if String::from_utf8_lossy(&arguments).contains(&*ground.to_string_lossy()) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-}
 
 #[test]
 fn mount_returns_when_the_mount_answers_and_leaves_its_caller() {

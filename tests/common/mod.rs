@@ -5,6 +5,7 @@ pub mod child;
 pub mod clones;
 pub mod costly;
 pub mod files;
+pub mod ground;
 pub mod guest;
 pub mod limit;
 pub mod lines;
