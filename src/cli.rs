@@ -37,6 +37,8 @@ pub enum Command {
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    #[command(hide = true)]
+    PageCache(PageCacheArgs),
 }
 
 /// Mount a store of templates.
@@ -200,6 +202,12 @@ pub struct CompletionsArgs {
 pub struct ManArgs {
     /// Directory to write to; made when missing
     pub dir: PathBuf,
+}
+
+/// Tell what the kernel caches of views; a daemon runs this.
+#[derive(Debug, Clone, Args)]
+pub struct PageCacheArgs {
+    pub mountpoint: PathBuf,
 }
 
 /// Puts `mount` in front of the form that mount.fuse3 calls: `STORE MOUNTPOINT [-o OPTIONS]`.

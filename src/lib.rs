@@ -21,6 +21,7 @@ pub mod name;
 pub mod overlay;
 mod passthrough;
 pub mod pins;
+mod program;
 pub mod qemu;
 pub mod rules;
 mod session;

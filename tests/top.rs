@@ -95,7 +95,7 @@ fn top_on_a_terminal_shows_sorts_and_explains() {
         format!("{} top --interval 0.2 {}", binary().display(), fixture.mounted.mountpoint.display());
     terminal.type_line(&format!("{command}; echo code=$?"));
 
-    let screen = terminal.wait_for("rows", |screen| rows(screen).len() == 4);
+    let screen = terminal.wait_for("rows", |screen| rows(screen).len() == 4 && screen.contains("q quit"));
     assert!(screen.contains("4 views  2 VMs  cost ") && screen.contains("COST▼"), "{screen}");
     assert_eq!(rows(&screen)[..2], ["web-1", &anonymous], "{screen}");
     // 48 of 256 pages of one view are its own.
@@ -117,8 +117,10 @@ fn top_on_a_terminal_shows_sorts_and_explains() {
     terminal.wait_for("a selection", |screen| screen.contains("\n> web-1 "));
     terminal.press("Enter");
     let me = std::process::id().to_string();
-    let screen = terminal.wait_for("the detail pane", |screen| screen.contains("┌ web-1  debian/12.ram "));
-    assert!(screen.contains("private            576 KiB") && screen.contains(&me), "{screen}");
+    // A screen may be captured while it is being drawn: all that is expected is waited for.
+    let expected = ["┌ web-1  debian/12.ram ", "private            576 KiB", &me];
+    let screen =
+        terminal.wait_for("the detail pane", |screen| expected.iter().all(|text| screen.contains(text)));
     println!("{screen}");
     terminal.press("Escape");
     terminal.wait_for("the list again", |screen| rows(screen).len() == 4);

@@ -3,13 +3,13 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use sha2::{Digest, Sha256};
 
 use super::table::iec;
 use crate::error::{Error, Result};
-use crate::mount;
+use crate::{mount, program};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
@@ -56,7 +56,7 @@ impl Demo {
         println!("A template of {}, of which 8 MiB are data, that nobody may write:", iec(SIZE));
         println!("  {} (mode 0444)", template.display());
         println!("\n$ templatefs mount {} {}", store.display(), mountpoint.display());
-        let status = Command::new("/proc/self/exe")
+        let status = program::command()
             .arg("mount")
             .args([&store, &mountpoint])
             .arg("--state-dir")
@@ -122,7 +122,7 @@ impl Demo {
 
     fn show_cost(&self) -> Result<()> {
         println!("\n$ templatefs views {}", self.mountpoint.display());
-        let status = Command::new("/proc/self/exe").arg("views").arg(&self.mountpoint).status();
+        let status = program::command().arg("views").arg(&self.mountpoint).status();
         match status {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(Error::Invalid(format!("templatefs views: {status}"))),

@@ -12,6 +12,7 @@ mod generate;
 mod listing;
 mod ls;
 mod mount;
+mod page_cache;
 mod readers;
 mod resolve;
 pub mod table;
@@ -27,6 +28,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Mount(args) => mount::run(args),
+        Command::PageCache(args) => page_cache::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Views(args) => views::run(&args),
         Command::Top(args) => top::run(&args),

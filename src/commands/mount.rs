@@ -5,16 +5,15 @@
 //! on its stdout, which is a pipe to here, and lets go of all three.
 
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::cli::MountArgs;
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
-use crate::{logging, session};
+use crate::{logging, program, session};
 
 const READY: &[u8] = b"ready";
 
@@ -35,10 +34,7 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
 
 fn start_daemon(mountpoint: &Path) -> Result<ExitCode> {
     let failed = |e| Error::io("the daemon cannot be started", e);
-    // By its path, so that the daemon goes by its name; by the kernel's link once that was replaced.
-    let program = std::env::current_exe().ok().filter(|path| path.exists());
-    let mut child = Command::new(program.as_deref().unwrap_or(Path::new("/proc/self/exe")))
-        .arg0("templatefs")
+    let mut child = program::command()
         .args(crate::cli::with_mount_inserted(std::env::args_os().collect()).into_iter().skip(1))
         .arg("--detached")
         .stdin(Stdio::null())

@@ -37,7 +37,7 @@ pub struct Engine {
     nodes: Nodes,
     handles: DashMap<u64, Arc<Handle>>,
     next_handle: AtomicU64,
-    /// Threads of this process that open views to look at their page cache: no users of them.
+    /// Threads that open views to look at their page cache: no users of them.
     inspectors: DashMap<u32, ()>,
     allow_template_writes: bool,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
@@ -84,14 +84,13 @@ impl Engine {
     }
 
     /// Until the result is dropped, what this thread opens does not count as use.
-    pub fn inspecting(&self) -> impl Drop + '_ {
+    pub fn inspecting(&self, thread: u32) -> impl Drop + '_ {
         struct Inspecting<'a>(&'a Engine, u32);
         impl Drop for Inspecting<'_> {
             fn drop(&mut self) {
                 self.0.inspectors.remove(&self.1);
             }
         }
-        let thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         self.inspectors.insert(thread, ());
         Inspecting(self, thread)
     }

@@ -1,6 +1,7 @@
 //! What each view costs, for every way of using it: the engine knows what a view owns, the page
 //! cache what the kernel keeps of it, and /proc what its mappings copied.
 
+mod cache;
 pub mod metrics;
 mod patience;
 mod processes;
@@ -10,12 +11,10 @@ pub mod summary;
 mod templates;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
-
+pub use cache::answer as answer_page_cache;
 pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport};
 pub use templates::{TemplateList, TemplateReport};
 
@@ -24,7 +23,7 @@ use crate::caller::{comm, uid_of};
 use crate::engine::{Engine, ViewSnapshot};
 use crate::mount::Device;
 use crate::overlay::PAGE;
-use crate::sys::{self, CacheStat};
+use cache::{Cached, Wanted};
 use patience::Patience;
 use processes::{Mapper, Mappers};
 use resident::{Resident, covered, resident};
@@ -41,38 +40,43 @@ impl Inspector {
         Self { engine, device, mountpoint }
     }
 
-    /// The figures of the views that `caller` may see. Opens files of the mount: never to be
-    /// called by a thread that serves it.
+    /// The figures of the views that `caller` may see. Asks the mount: never to be called by a
+    /// thread that serves it.
     pub fn report(&self, caller: &Caller) -> Report {
-        let _inspecting = self.engine.inspecting();
         let views = self.engine.snapshot(caller);
         let mappers = Mappers::scan(self.device);
-        let mount = self.mount();
+        let caches = self.caches(&views);
         let mut patience = Patience::new();
-        let view = |view| self.view(caller, view, &mappers, mount.as_ref(), &mut patience);
-        Report { schema: SCHEMA, views: views.into_iter().map(view).collect() }
+        let view = |(view, cache)| self.view(caller, view, cache, &mappers, &mut patience);
+        Report { schema: SCHEMA, views: views.into_iter().zip(caches).map(view).collect() }
     }
 
-    /// Only root can reach an inode by its node id. The mount is busy while this is held.
-    fn mount(&self) -> Option<OwnedFd> {
-        if !rustix::process::geteuid().is_root() {
-            return None;
-        }
-        openat(CWD, &self.mountpoint, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .ok()
+    /// The page cache of each view's own inode. One that is passed through has none: its pages are
+    /// the template's. Nor has one that nobody has open.
+    fn caches(&self, views: &[ViewSnapshot]) -> Vec<Option<Cached>> {
+        let own = |view: &&ViewSnapshot| view.node.is_some() && !view.passed_through;
+        let pids = |view: &ViewSnapshot| view.openers.iter().map(|opener| opener.pid).collect();
+        let wanted: Vec<Wanted> =
+            views.iter().filter(own).filter_map(|view| Some((view.node?, pids(view)))).collect();
+        let found = cache::look(&self.engine, &self.mountpoint, &wanted).unwrap_or_else(|error| {
+            log::warn!("the page cache of views is unknown: {error}");
+            vec![None; wanted.len()]
+        });
+        let mut found = found.into_iter();
+        let next = |view| if own(&view) { found.next().flatten() } else { Some(Cached::default()) };
+        views.iter().map(next).collect()
     }
 
     fn view(
         &self,
         caller: &Caller,
         view: ViewSnapshot,
+        cache: Option<Cached>,
         mappers: &Mappers,
-        mount: Option<&OwnedFd>,
         patience: &mut Patience<std::io::Result<Resident>>,
     ) -> ViewReport {
         let (processes, copied) = processes_of(caller, &view, mappers, patience);
-        let cache = self.cache(&view, mount);
-        let cached = cache.map(|cache| cache.cached * PAGE);
+        let cached = cache.map(|cache| cache.pages * PAGE);
         let cost = sum([Some(view.usage.private_bytes), copied.anon, copied.swap, cached]);
         let saved = match (view.template_data, cost) {
             (Some(data), Some(cost)) => Some(data.saturating_sub(cost)),
@@ -94,7 +98,7 @@ impl Inspector {
             cow_anon_bytes: copied.anon,
             cow_swap_bytes: copied.swap,
             cached_bytes: cached,
-            dirty_bytes: cache.map(|cache| (cache.dirty + cache.writeback) * PAGE),
+            dirty_bytes: cache.map(|cache| cache.dirty * PAGE),
             shared_clean_bytes: copied.shared,
             cost_bytes: cost,
             saved_bytes: saved,
@@ -111,22 +115,6 @@ impl Inspector {
             opener: view.openers.first().map(|o| OpenerReport { pid: o.pid, uid: o.uid, comm: comm(o.pid) }),
             processes,
         }
-    }
-
-    /// The page cache of the view's own inode. One that is passed through has none: its pages are
-    /// the template's.
-    fn cache(&self, view: &ViewSnapshot, mount: Option<&OwnedFd>) -> Option<CacheStat> {
-        let Some(node) = view.node else { return Some(CacheStat::default()) };
-        if view.passed_through {
-            return Some(CacheStat::default());
-        }
-        let file = match mount {
-            Some(mount) => sys::open_node(mount, node).ok()?,
-            None => {
-                view.openers.iter().find_map(|opener| processes::open_as(opener.pid, self.device, node))?
-            }
-        };
-        sys::cachestat(&file).ok()
     }
 }
 
