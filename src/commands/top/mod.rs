@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::views::collect;
 use crate::cli::TopArgs;
@@ -94,7 +94,11 @@ fn read_on(args: &TopArgs) -> Reports {
 fn live(args: &TopArgs, app: &mut App) -> Result<()> {
     let context = |e: io::Error| Error::io("the terminal", e);
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    // SIGHUP keeps its default: without a terminal there is nothing to restore, and waiting for a
+    // key would never end. A second signal ends what a first one could not.
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, ended.clone())
+            .map_err(|e| Error::io("signals", e))?;
         signal_hook::flag::register(signal, ended.clone()).map_err(|e| Error::io("signals", e))?;
     }
     let reports = read_on(args);
