@@ -284,8 +284,12 @@ fn memory_that_a_guest_gives_back_leaves_its_view() {
     let data = mounted.state.join("views/n-vm.data");
     let cost = || {
         File::open(&path).unwrap().sync_all().unwrap();
-        let (view, stat) = (view(&mounted, "vm"), fs::metadata(&path).unwrap());
-        assert_eq!(stat.blocks() * 512, view.private_bytes);
+        // The guest goes on writing between two looks: they agree once it paused.
+        let agree = || {
+            let (view, stat) = (view(&mounted, "vm"), fs::metadata(&path).unwrap());
+            (stat.blocks() * 512 == view.private_bytes).then_some(view)
+        };
+        let view = poll(TIME, agree).expect("stat and views never agree");
         (view, fs::metadata(&data).unwrap().blocks() * 512)
     };
     let ram = Backend::new(&path, "share=on,discard-data=on");
