@@ -78,11 +78,8 @@ impl Control {
     pub fn list(&self, caller: &Caller, node: u64) -> Result<Vec<DirectoryEntry>> {
         let entry = self.paths.get(node)?;
         if let Entry::Views = entry {
-            let name = |view: crate::engine::ViewSnapshot| DirectoryEntry {
-                name: view.id.into(),
-                is_directory: true,
-            };
-            return Ok(self.engine.snapshot(caller).into_iter().map(name).collect());
+            let name = |id: String| DirectoryEntry { name: id.into(), is_directory: true };
+            return Ok(self.engine.view_ids(caller).into_iter().map(name).collect());
         }
         let file = |(name, is_directory): (&str, bool)| DirectoryEntry { name: name.into(), is_directory };
         Ok(entry.fixed_children().iter().copied().map(file).collect())
@@ -109,7 +106,7 @@ impl Control {
     }
 
     fn visible(&self, caller: &Caller, id: &str) -> bool {
-        self.engine.snapshot(caller).iter().any(|view| view.id == id)
+        self.engine.view_ids(caller).contains(id)
     }
 }
 

@@ -43,7 +43,6 @@ pub struct Changes {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub mtime: Option<SystemTime>,
-    pub atime: Option<SystemTime>,
 }
 
 /// The store's files change rarely, and what decides is checked again at OPEN.

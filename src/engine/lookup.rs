@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
 use super::{Attributes, Engine};
 use crate::access::{Caller, READ, SEARCH, WRITE};
-use crate::admit::admit;
+use crate::admit::{admit, misnamed};
 use crate::error::{Error, Result};
-use crate::name::{self, Label, Query};
+use crate::name::{self, Label, Query, Request};
 use crate::overlay::Record;
 use crate::rules::Kind;
 use crate::store::{Found, Identity, Metadata};
@@ -32,9 +32,8 @@ impl Engine {
     fn look_up_node(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Arc<Node>> {
         let parent = self.node(parent)?;
         let directory = self.directory(caller, &parent, SEARCH)?;
-        let shown = || name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat());
-        let request = name::parse(raw).map_err(|source| Error::Name { path: shown(), source })?;
-        let path = directory.join(OsString::from_vec(request.base.clone()));
+        let shown = || shown(directory, raw);
+        let (request, path) = parse(directory, raw)?;
         let (metadata, identity) = match self.store.find(&path) {
             Ok(Found::Template(metadata, identity)) => (metadata, identity),
             Ok(Found::Directory(metadata)) if request.query.is_none() => {
@@ -161,9 +160,8 @@ impl Engine {
     pub fn unlink(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<()> {
         let parent = self.node(parent)?;
         let directory = self.directory(caller, &parent, SEARCH)?;
-        let shown = name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat());
-        let request = name::parse(raw).map_err(|source| Error::Name { path: shown.clone(), source })?;
-        let path = directory.join(OsString::from_vec(request.base.clone()));
+        let shown = shown(directory, raw);
+        let (request, path) = parse(directory, raw)?;
         let Some(view) = request.query.and_then(|query| query.view) else {
             return Err(Error::ReadOnly(format!(
                 "{shown}: only a view with a name can be removed; templates are removed in the store"
@@ -220,4 +218,16 @@ impl Engine {
         }
         Ok(path)
     }
+}
+
+/// What an entry asks for, and the path of its file in the store.
+fn parse(directory: &Path, raw: &[u8]) -> Result<(Request, PathBuf)> {
+    let request = name::parse(raw).map_err(|source| misnamed(source, shown(directory, raw)))?;
+    let path = directory.join(OsString::from_vec(request.base.clone()));
+    Ok((request, path))
+}
+
+/// An entry for a person to read.
+fn shown(directory: &Path, raw: &[u8]) -> String {
+    name::printable(&[directory.as_os_str().as_encoded_bytes(), b"/", raw].concat())
 }

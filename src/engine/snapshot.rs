@@ -1,6 +1,6 @@
 //! What the engine knows of its views at one moment, for those who look at them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
-use super::nodes::{Content, CounterValues, Node, TemplateRef, What};
+use super::nodes::{Content, CounterValues, Node, PrivateRef, TemplateRef, What};
+use super::open::Handle;
 use crate::access::{Caller, READ, SEARCH};
 use crate::caller::process_of;
 use crate::name::{Label, printable};
 use crate::overlay::{PAGE, State, Usage};
-use crate::pins::Pinned;
 use crate::store::Found;
 use crate::views::Named;
 
@@ -34,8 +34,6 @@ pub struct ViewSnapshot {
     pub uid: u32,
     pub size: u64,
     pub template_size: u64,
-    /// Of the template, what is no hole; None where it cannot be read.
-    pub template_data: Option<u64>,
     pub usage: Usage,
     pub since: SystemTime,
     pub counters: CounterValues,
@@ -43,6 +41,7 @@ pub struct ViewSnapshot {
     pub openers: Vec<Opener>,
     /// The kernel reads the template by itself: the view's inode caches no pages.
     pub passed_through: bool,
+    source: TemplateRef,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +61,9 @@ impl Engine {
             self.open_snapshot(&node, openers)
         });
         let mut views: Vec<ViewSnapshot> = open.collect();
-        for (name, known) in self.views.all() {
-            if !views.iter().any(|view| view.id == name.as_str()) {
-                views.push(self.snapshot_at_rest(&name, known));
-            }
-        }
+        let open: HashSet<String> = views.iter().map(|view| view.id.clone()).collect();
+        let at_rest = self.views.all().into_iter().filter(|(name, _)| !open.contains(name.as_str()));
+        views.extend(at_rest.map(|(name, known)| snapshot_at_rest(&name, known)));
         views.retain(|view| caller.uid == 0 || view.uid == caller.uid);
         views.sort_by(|a, b| (&a.template, &a.id).cmp(&(&b.template, &b.id)));
         views
@@ -102,32 +99,29 @@ impl Engine {
         };
         let mut snapshot = ViewSnapshot {
             node: Some(node.id),
-            id: view.map_or_else(|| format!("@{}", node.id), Label::to_string),
+            id: unnamed_id(node).or_else(|| view.map(Label::to_string))?,
             template: written(template.path.as_os_str().as_encoded_bytes()),
             vm: vm.clone(),
             kind,
             backing: "template",
-            uid: openers.first().map_or(0, |opener| opener.uid),
+            uid: owner(&content, openers.first().map_or(0, |opener| opener.uid)),
             size: template.identity.size,
             template_size: template.identity.size,
-            template_data: None,
             usage: Usage::default(),
             since: node.since,
             counters: node.counters.values(),
             openers,
             passed_through: false,
+            source: template.clone(),
         };
         match &content {
             Content::Template(pinned) => {
-                snapshot.template_data = pinned.data_bytes();
                 snapshot.passed_through = pinned.passed_through.get() == Some(&true);
             }
             Content::View(view) => {
                 let record = view.record();
                 snapshot.backing = "overlay";
-                snapshot.template_data = view.pinned.data_bytes();
                 snapshot.vm = record.vm;
-                snapshot.uid = record.uid;
                 snapshot.size = record.extent.size;
                 snapshot.usage = view.overlay.usage();
                 snapshot.since = UNIX_EPOCH + Duration::from_secs(record.created);
@@ -137,37 +131,41 @@ impl Engine {
         Some(snapshot)
     }
 
-    fn snapshot_at_rest(&self, name: &Label, known: Named) -> ViewSnapshot {
-        let record = known.record;
-        let path = Path::new(OsStr::from_bytes(&record.template)).to_owned();
-        let template = TemplateRef { path, identity: record.identity.clone() };
-        let pinned = self.find_continued(&template);
-        ViewSnapshot {
-            node: None,
-            id: name.to_string(),
-            template: written(&record.template),
-            vm: record.vm,
-            kind: "private",
-            backing: "overlay",
-            uid: record.uid,
-            size: record.extent.size,
-            template_size: record.identity.size,
-            template_data: pinned.and_then(|pinned| pinned.data_bytes()),
-            usage: known.usage,
-            since: UNIX_EPOCH + Duration::from_secs(record.created),
-            counters: CounterValues::default(),
-            openers: Vec::new(),
-            passed_through: false,
-        }
+    /// Of a view's template, what is no hole; None where it cannot be read. Reads the template's
+    /// layout once while it is pinned.
+    pub fn template_data(&self, view: &ViewSnapshot) -> Option<u64> {
+        let TemplateRef { path, identity } = &view.source;
+        let pinned = match view.node {
+            // Its pin is there, also where its path has come to mean another file.
+            Some(_) => self.pins.pin(self.store.as_ref(), path, identity),
+            None => match self.store.find(path).ok()? {
+                Found::Template(_, now) if now.continues(identity) => {
+                    self.pins.pin(self.store.as_ref(), path, &now)
+                }
+                _ => return None,
+            },
+        };
+        pinned.ok()?.data_bytes()
     }
 
-    fn find_continued(&self, template: &TemplateRef) -> Option<Arc<Pinned>> {
-        match self.store.find(&template.path).ok()? {
-            Found::Template(_, now) if now.continues(&template.identity) => {
-                self.pins.pin(self.store.as_ref(), &template.path, &now).ok()
+    /// The ids of the views that `caller` may see, in no order: cheap enough for a LOOKUP.
+    pub fn view_ids(&self, caller: &Caller) -> BTreeSet<String> {
+        let may_see = |uid: u32| caller.uid == 0 || caller.uid == uid;
+        let at_rest = self.views.all().into_iter();
+        let named = at_rest.filter(|(_, known)| may_see(known.record.uid)).map(|(name, _)| name.to_string());
+        let mut first: HashMap<u64, (u64, Arc<Handle>)> = HashMap::new();
+        for entry in self.handles.iter().filter(|entry| !entry.inspection) {
+            let opened = (*entry.key(), entry.value().clone());
+            let known = first.entry(entry.node.id).or_insert_with(|| opened.clone());
+            if opened.0 < known.0 {
+                *known = opened;
             }
-            _ => None,
         }
+        let unnamed = first.into_values().filter_map(|(_, handle)| {
+            let content = handle.node.state.lock().content.clone()?;
+            unnamed_id(&handle.node).filter(|_| may_see(owner(&content, handle.opener.uid)))
+        });
+        named.chain(unnamed).collect()
     }
 
     /// The page states of a view that `caller` may see, as runs: first page, how many, state.
@@ -226,6 +224,46 @@ impl Engine {
                 })
             }
         }
+    }
+}
+
+fn snapshot_at_rest(name: &Label, known: Named) -> ViewSnapshot {
+    let record = known.record;
+    let path = Path::new(OsStr::from_bytes(&record.template)).to_owned();
+    ViewSnapshot {
+        node: None,
+        id: name.to_string(),
+        template: written(&record.template),
+        vm: record.vm,
+        kind: "private",
+        backing: "overlay",
+        uid: record.uid,
+        size: record.extent.size,
+        template_size: record.identity.size,
+        usage: known.usage,
+        since: UNIX_EPOCH + Duration::from_secs(record.created),
+        counters: CounterValues::default(),
+        openers: Vec::new(),
+        passed_through: false,
+        source: TemplateRef { path, identity: record.identity },
+    }
+}
+
+/// Whose a view is: one that owns pages knows, another is that of who opened it first.
+fn owner(content: &Content, first_opener: u32) -> u32 {
+    match content {
+        Content::View(view) => view.record().uid,
+        Content::Template(_) | Content::Authored(_) => first_opener,
+    }
+}
+
+/// `@NODE` for a view that has no name.
+fn unnamed_id(node: &Node) -> Option<String> {
+    match &node.what {
+        What::Private(PrivateRef { view: Some(_), .. }) | What::Directory { .. } | What::Leftover { .. } => {
+            None
+        }
+        What::Private(_) | What::Rom { .. } | What::Template { .. } => Some(format!("@{}", node.id)),
     }
 }
 

@@ -143,7 +143,7 @@ impl Filesystem for Adapter {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        atime: Option<TimeOrNow>,
+        _atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         handle: Option<FileHandle>,
@@ -153,7 +153,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changes = Changes { size, mode, uid, gid, mtime: mtime.map(time), atime: atime.map(time) };
+        let changes = Changes { size, mode, uid, gid, mtime: mtime.map(time) };
         let changed = self.engine.setattr(&caller(request), ino.0, handle.map(|h| h.0), &changes);
         let attributes = try_reply!(reply, "setattr", request, changed);
         reply.attr(&attributes.valid, &file_attr(&attributes));

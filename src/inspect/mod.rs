@@ -78,7 +78,8 @@ impl Inspector {
         let (processes, copied) = processes_of(caller, &view, mappers, patience);
         let cached = cache.map(|cache| cache.pages * PAGE);
         let cost = sum([Some(view.usage.private_bytes), copied.anon, copied.swap, cached]);
-        let saved = match (view.template_data, cost) {
+        let data = self.engine.template_data(&view);
+        let saved = match (data, cost) {
             (Some(data), Some(cost)) => Some(data.saturating_sub(cost)),
             _ => None,
         };
@@ -92,7 +93,7 @@ impl Inspector {
             uid: view.uid,
             size_bytes: view.size,
             template_bytes: view.template_size,
-            data_bytes: view.template_data,
+            data_bytes: data,
             private_bytes: view.usage.private_bytes,
             zero_bytes: view.usage.zero_bytes,
             cow_anon_bytes: copied.anon,

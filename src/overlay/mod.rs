@@ -122,20 +122,14 @@ impl Overlay {
         let end = checked_end(offset, data.len() as u64)?;
         let mut shape = self.shape.write();
         self.write_pages(&mut shape, offset, data)?;
-        if end > shape.extent.size {
-            self.set_extent(&mut shape, |extent| extent.size = end)?;
-        }
+        self.reach(&mut shape, end)?;
         shape.mtime = SystemTime::now();
         Ok(())
     }
 
     /// fallocate(PUNCH_HOLE | KEEP_SIZE): the range reads as zeros and gives its memory back.
     pub fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
-        let end = checked_end(offset, length)?;
-        let mut shape = self.shape.write();
-        self.zero(&mut shape, offset..end)?;
-        shape.mtime = SystemTime::now();
-        Ok(())
+        self.zero_range(offset, length, true)
     }
 
     /// fallocate(ZERO_RANGE): as a punched hole, and the view may become longer.
@@ -143,8 +137,8 @@ impl Overlay {
         let end = checked_end(offset, length)?;
         let mut shape = self.shape.write();
         self.zero(&mut shape, offset..end)?;
-        if !keep_size && end > shape.extent.size {
-            self.set_extent(&mut shape, |extent| extent.size = end)?;
+        if !keep_size {
+            self.reach(&mut shape, end)?;
         }
         shape.mtime = SystemTime::now();
         Ok(())
@@ -155,8 +149,8 @@ impl Overlay {
         let end = checked_end(offset, length)?;
         let mut shape = self.shape.write();
         self.backing.allocate(offset..end)?;
-        if !keep_size && end > shape.extent.size {
-            self.set_extent(&mut shape, |extent| extent.size = end)?;
+        if !keep_size {
+            self.reach(&mut shape, end)?;
         }
         Ok(())
     }
@@ -175,8 +169,8 @@ impl Overlay {
             shape.pages.truncate(kept);
             self.backing.truncate_pages(kept)?;
             self.backing.truncate(size)?;
-        } else if size > shape.extent.size {
-            self.set_extent(&mut shape, |extent| extent.size = size)?;
+        } else {
+            self.reach(&mut shape, size)?;
         }
         shape.mtime = SystemTime::now();
         Ok(())
@@ -379,6 +373,11 @@ impl Overlay {
             at = stop;
         }
         Ok(())
+    }
+
+    /// Makes the view longer where it ends before `end`.
+    fn reach(&self, shape: &mut Shape, end: u64) -> io::Result<()> {
+        if end > shape.extent.size { self.set_extent(shape, |extent| extent.size = end) } else { Ok(()) }
     }
 
     fn set_extent(&self, shape: &mut Shape, change: impl FnOnce(&mut Extent)) -> io::Result<()> {
