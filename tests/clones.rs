@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::clones::{
     CLONES, Captured, TEMPLATING, assert_keeps_its_data, assert_nvdimm_is_rom, at_once, digest, eight,
-    open_directory, work, work_all,
+    nvdimm_image, open_directory, work, work_all,
 };
 use common::guest::{Backend, Guest, Machine, Template};
 use common::limit::{limit, poll};
@@ -206,9 +206,7 @@ fn clones_with_named_views_are_put_to_sleep_and_wake_after_a_restart() {
 fn clones_share_a_read_only_nvdimm_that_none_can_write() {
     let _limit = limit(TIME);
     let directory = open_directory();
-    let disk = directory.path().join("disk");
-    fs::write(&disk, b"template".repeat(2 << 20)).unwrap();
-    fs::set_permissions(&disk, Permissions::from_mode(0o444)).unwrap();
+    let disk = nvdimm_image(directory.path());
     let template = Template::make(directory.path(), Machine::WITH_NVDIMM, Some(&disk));
     let mounted = Mounted::start(Options::with(if is_root() { &["--allow-other"] } else { &[] }));
     publish(&mounted, &template.ram, "ram");

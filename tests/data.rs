@@ -5,33 +5,20 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, copy_file_range, fallocate};
 use rustix::io::Errno;
 
+use common::files::opened;
 use common::limit::limit;
 use common::maps::Mapping;
-use common::mounted::{Mounted, Options, again_as_ordinary_user};
-use common::random::pattern;
+use common::mounted::{Mounted, again_as_ordinary_user};
 
 const PAGE: usize = 4096;
 const TEMPLATE: usize = 20 * PAGE + 100;
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
-
-/// A mount with one template of data, and that data.
-fn mounted() -> (Mounted, Vec<u8>) {
-    let mounted = Mounted::start(Options::default());
-    let content = pattern(1, TEMPLATE);
-    mounted.template("t", &content);
-    (mounted, content)
-}
-
-fn open(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 fn content(file: &File) -> Vec<u8> {
     let mut bytes = vec![0xEE; file.metadata().unwrap().len() as usize];
@@ -49,12 +36,12 @@ fn assert_same(found: &[u8], expected: &[u8]) {
 #[test]
 fn a_view_made_longer_than_its_template_ends_in_zeros() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, mut expected) = mounted();
-    let view = open(&mounted.path("t?rom=off"));
+    let (mounted, mut expected) = Mounted::with_data(TEMPLATE);
+    let view = opened(&mounted.path("t?rom=off"));
     expected.resize(TEMPLATE + 3 * PAGE, 0);
     view.set_len(expected.len() as u64).unwrap();
     assert_same(&content(&view), &expected);
-    let map = Mapping::shared(&view).unwrap().unwrap();
+    let map = Mapping::shared(&view).unwrap();
     assert_same(&map.read(0, expected.len()), &expected);
 }
 
@@ -62,11 +49,11 @@ fn a_view_made_longer_than_its_template_ends_in_zeros() {
 #[test]
 fn a_view_made_shorter_and_longer_again_holds_zeros_and_not_the_template() {
     let _limit = limit(Duration::from_secs(60));
-    let (mut mounted, template) = mounted();
+    let (mut mounted, template) = Mounted::with_data(TEMPLATE);
     let path = mounted.path("t?rom=off&view=a");
     for (number, cut) in [0, 1, PAGE - 1, PAGE, PAGE + 1, 7 * PAGE + 9].into_iter().enumerate() {
-        let view = open(&mounted.path(&format!("t?rom=off&view=cut-{number}")));
-        let map = Mapping::shared(&view).unwrap().unwrap();
+        let view = opened(&mounted.path(&format!("t?rom=off&view=cut-{number}")));
+        let map = Mapping::shared(&view).unwrap();
         map.write(10 * PAGE, b"stored before the cut");
         view.set_len(cut as u64).unwrap();
         view.set_len(TEMPLATE as u64).unwrap();
@@ -89,8 +76,8 @@ fn a_view_made_shorter_and_longer_again_holds_zeros_and_not_the_template() {
 #[test]
 fn punched_pages_read_zero_and_give_their_memory_back() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
-    let view = open(&mounted.path("t?rom=off&view=a"));
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
+    let view = opened(&mounted.path("t?rom=off&view=a"));
     let data = mounted.state.join("views/n-a.data");
     view.write_all_at(&vec![7; TEMPLATE], 0).unwrap();
     assert_eq!(view.metadata().unwrap().blocks(), 21 * 8);
@@ -106,7 +93,7 @@ fn punched_pages_read_zero_and_give_their_memory_back() {
     assert!(fs::metadata(&data).unwrap().blocks() <= full - 7 * 8);
 
     // MADV_REMOVE of a mapping is how QEMU punches.
-    let map = Mapping::shared(&view).unwrap().unwrap();
+    let map = Mapping::shared(&view).unwrap();
     map.remove(0, TEMPLATE).unwrap();
     assert_same(&content(&view), &vec![0; TEMPLATE]);
     assert_same(&map.read(0, TEMPLATE), &vec![0; TEMPLATE]);
@@ -125,9 +112,9 @@ fn punched_pages_read_zero_and_give_their_memory_back() {
 #[test]
 fn punching_a_fresh_view_hides_the_template_and_costs_nothing() {
     let _limit = limit(Duration::from_secs(60));
-    let (mut mounted, template) = mounted();
+    let (mut mounted, template) = Mounted::with_data(TEMPLATE);
     let path = mounted.path("t?rom=off&view=a");
-    let view = open(&path);
+    let view = opened(&path);
     fallocate(&view, PUNCH, 0, TEMPLATE as u64 * 2).unwrap();
     assert_same(&content(&view), &vec![0; TEMPLATE]);
     assert_eq!(view.metadata().unwrap().blocks(), 0);
@@ -141,7 +128,7 @@ fn punching_a_fresh_view_hides_the_template_and_costs_nothing() {
 #[test]
 fn each_fallocate_mode_does_what_its_manual_says_or_is_refused() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
     let keep = FallocateFlags::KEEP_SIZE;
     let zero = FallocateFlags::ZERO_RANGE;
     let longer = TEMPLATE + 2 * PAGE;
@@ -153,7 +140,7 @@ fn each_fallocate_mode_does_what_its_manual_says_or_is_refused() {
         (zero | keep, TEMPLATE, true),
         (PUNCH, TEMPLATE, true),
     ] {
-        let view = open(&mounted.path("t?rom=off"));
+        let view = opened(&mounted.path("t?rom=off"));
         let start = 10 * PAGE + 7;
         fallocate(&view, mode, start as u64, (longer - start) as u64).unwrap();
         let mut expected = template.clone();
@@ -163,7 +150,7 @@ fn each_fallocate_mode_does_what_its_manual_says_or_is_refused() {
         expected.resize(size, 0);
         assert_same(&content(&view), &expected);
     }
-    let view = open(&mounted.path("t?rom=off"));
+    let view = opened(&mounted.path("t?rom=off"));
     for mode in [
         FallocateFlags::COLLAPSE_RANGE,
         FallocateFlags::INSERT_RANGE,
@@ -181,7 +168,7 @@ fn each_fallocate_mode_does_what_its_manual_says_or_is_refused() {
 #[test]
 fn two_appenders_lose_and_mix_nothing() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
     let path = mounted.path("t?rom=off&view=a");
     const RECORDS: usize = 150;
     let record = |who: u8, number: usize| vec![who; 1 + (number * 797) % 9001];
@@ -208,8 +195,8 @@ fn two_appenders_lose_and_mix_nothing() {
 #[test]
 fn ranges_are_copied_between_views_and_from_rom() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
-    let (a, b) = (open(&mounted.path("t?rom=off")), open(&mounted.path("t?rom=off")));
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
+    let (a, b) = (opened(&mounted.path("t?rom=off")), opened(&mounted.path("t?rom=off")));
     a.write_all_at(b"of a alone", 50).unwrap();
     let copy = |from: &File, start: u64, to: &File, at: u64, length: usize| {
         let (mut start, mut at, end) = (start, at, start + length as u64);

@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 use common::child;
+use common::files::opened;
 use common::limit::{Registered, limit, on_expiry, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
@@ -73,17 +74,13 @@ fn mounted(arguments: &[&'static str]) -> Option<(Mounted, Small)> {
     Some((mounted, small))
 }
 
-fn open(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 #[test]
 fn a_write_beyond_the_room_fails_with_enospc_and_changes_nothing_else() {
     let _limit = limit(Duration::from_secs(60));
     let Some((mut mounted, _small)) = mounted(&[]) else { return };
     let path = mounted.path("big?rom=off&view=a");
-    let view = open(&path);
-    let other = open(&mounted.path("other?rom=off&view=b"));
+    let view = opened(&path);
+    let other = opened(&mounted.path("other?rom=off&view=b"));
     other.write_all_at(b"before", 10).unwrap();
 
     let chunk = 100_000;
@@ -141,7 +138,7 @@ fn mapped_stores_beyond_the_room_are_held_where_one_thread_serves_all() {
 fn hold_stores(arguments: &[&'static str]) {
     let Some((mut mounted, small)) = mounted(arguments) else { return };
     let path = mounted.path("big?rom=off&view=a");
-    let other = open(&mounted.path("other?rom=off&view=b"));
+    let other = opened(&mounted.path("other?rom=off&view=b"));
     other.write_all_at(b"before", 10).unwrap();
     let mut storing = child::command("store", &path).spawn().unwrap();
     mounted.wait_for_log(HELD);
@@ -166,8 +163,8 @@ fn hold_stores(arguments: &[&'static str]) {
 #[ignore = "run by other tests"]
 fn child() {
     let Some((what, path)) = child::asked() else { return };
-    let view = open(&path);
-    let map = Mapping::shared(&view).unwrap().unwrap();
+    let view = opened(&path);
+    let map = Mapping::shared(&view).unwrap();
     if what == "neighbour" {
         map.write(100, b"stored beside it");
         return map.sync(0, 4096).unwrap();
@@ -216,7 +213,7 @@ fn a_view_that_finds_no_room_is_not_made() {
     let _limit = limit(Duration::from_secs(60));
     let Some((mounted, _small)) = mounted(&[]) else { return };
     let views = mounted.state.join("views");
-    let filler = open(&mounted.path("big?rom=off&view=filler"));
+    let filler = opened(&mounted.path("big?rom=off&view=filler"));
     let full = poll(Duration::from_secs(30), || {
         let at = filler.metadata().unwrap().blocks() * 512;
         filler.write_at(&[1; 4096], at).is_err().then_some(())

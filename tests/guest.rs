@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::clones::{
-    Captured, TEMPLATING, assert_nvdimm_is_rom, digest, eight, open_directory, work, work_all,
+    Captured, TEMPLATING, assert_nvdimm_is_rom, digest, eight, nvdimm_image, open_directory, work, work_all,
 };
 use common::guest::{Backend, Machine, Template};
 use common::limit::{limit, poll};
@@ -43,9 +43,7 @@ fn eight_clones_of_an_unwritable_template_at_once() {
 fn a_read_only_nvdimm_keeps_its_contents_whatever_the_guest_does() {
     let _limit = limit(TIME);
     let directory = open_directory();
-    let disk = directory.path().join("disk");
-    fs::write(&disk, b"template".repeat(2 << 20)).unwrap();
-    fs::set_permissions(&disk, Permissions::from_mode(0o444)).unwrap();
+    let disk = nvdimm_image(directory.path());
     let template = Template::make(directory.path(), Machine::WITH_NVDIMM, Some(&disk));
     let before = digest(&disk);
     for options in ["share=on,readonly=on", "share=off,readonly=on,rom=on"] {

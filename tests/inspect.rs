@@ -66,7 +66,7 @@ fn what_a_private_mapping_copied_is_counted_to_the_page() {
     let mut fixture = Fixture::new();
     let (read, written) = (fixture.pages(300), fixture.pages(200));
     let file = open_ro(fixture.mounted.path("t?rom=off&vm=web-1")).unwrap();
-    let mapping = Mapping::private(&file).unwrap().unwrap();
+    let mapping = Mapping::private(&file).unwrap();
     store(&mapping, &written);
     // After the stores: these may split a huge mapping, which the kernel does by unmapping it.
     for page in &read {
@@ -89,7 +89,7 @@ fn what_a_shared_mapping_wrote_is_counted_to_the_page() {
     let mut fixture = Fixture::new();
     let written = fixture.pages(200);
     let file = open_rw(fixture.mounted.path("t?rom=off")).unwrap();
-    let mapping = Mapping::shared(&file).unwrap().unwrap();
+    let mapping = Mapping::shared(&file).unwrap();
     store(&mapping, &written);
     mapping.sync(0, mapping.len()).unwrap();
     let view = fixture.the_view();
@@ -127,7 +127,7 @@ fn two_processes_that_map_one_view_are_told_apart() {
     let written = fixture.pages(150);
     let path = fixture.mounted.path("t?rom=off&view=web-1");
     let file = open_rw(&path).unwrap();
-    let mapping = Mapping::shared(&file).unwrap().unwrap();
+    let mapping = Mapping::shared(&file).unwrap();
     store(&mapping, &written);
     mapping.sync(0, mapping.len()).unwrap();
     let mut other =
@@ -159,7 +159,7 @@ fn wait_for(stream: &mut impl Read, mark: u8) {
 fn child() {
     let Some((what, path)) = child::asked() else { return };
     assert_eq!(what, "copy");
-    let mapping = Mapping::private(&File::open(path).unwrap()).unwrap().unwrap();
+    let mapping = Mapping::private(&File::open(path).unwrap()).unwrap();
     store(&mapping, &(0..COPIED).map(|page| page * 3).collect());
     println!("!");
     let mut end = [0];

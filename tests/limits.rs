@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, prlimit
 
 use common::files::{SOON, assert_refused, bytes_at, open_ro, open_rw, view_files, wait_for_no_view_files};
 use common::limit::{Registered, limit, on_expiry, poll};
-use common::mapping::Mapping;
+use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 
 #[test]
@@ -197,7 +197,7 @@ fn mapped_pages_that_find_no_room_wait_for_it_and_are_not_lost() {
     let filler = small.fill();
     memory.write(0, &[b'm'; 256 << 10]);
     let sync = std::thread::scope(|scope| {
-        let sync = scope.spawn(|| memory.sync());
+        let sync = scope.spawn(|| memory.sync_all());
         mounted.wait_for_log("mapped pages wait for room and are not lost");
         assert_eq!(fs::read(mounted.path("t?vm=others")).unwrap().len(), 32 << 20, "others go on");
         fs::remove_file(&filler).unwrap();

@@ -171,7 +171,7 @@ impl Stage {
         let content = &self.templates[template];
         let in_store = self.mounted.store.join(name(template));
         let rom = File::open(self.mounted.path(&name(template))).unwrap();
-        let map = Mapping::shared_read_only(&rom).unwrap();
+        let map = Mapping::of_some(&rom, Mapping::read_only).unwrap();
         let mut random = Random::new(self.seed);
         loop {
             assert!(fs::read(&in_store).unwrap() == *content, "the template changed");

@@ -15,7 +15,7 @@ use rustix::process::{Signal, kill_process};
 use common::files::{SOON, assert_refused, errno, error_line, open_ro, open_rw, templatefs};
 use common::ground::Ground;
 use common::limit::{limit, poll};
-use common::mapping::Mapping;
+use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, binary, is_mounted, is_root};
 
 #[test]
@@ -163,7 +163,7 @@ fn a_busy_mount_goes_on_being_served_and_says_who_holds_it() {
     );
     assert!(mounted.log().contains(&holds), "{}", mounted.log());
     memory.write(0, b"still");
-    memory.sync().unwrap();
+    memory.sync_all().unwrap();
     drop((memory, holder));
     let unmounted = poll(SOON, || {
         templatefs([OsStr::new("umount"), mounted.mountpoint.as_os_str()]).status.success().then_some(())

@@ -16,7 +16,7 @@ use common::files::{
     assert_refused, bytes_at, error_line, open_create, open_ro, open_rw, templatefs, view_files,
 };
 use common::limit::limit;
-use common::mapping::Mapping;
+use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 
 const VIEW: &str = "dir/t?rom=off&view=web-1";
@@ -72,7 +72,7 @@ fn it_outlives_close_unmount_and_the_daemons_death() {
     let view = open_rw(&path).unwrap();
     let memory = Mapping::shared(&view).unwrap();
     memory.write(4096, b"mapped");
-    memory.sync().unwrap();
+    memory.sync_all().unwrap();
     view.write_all_at(b"written", 0).unwrap();
     view.set_len(30_000).unwrap();
     drop((view, memory));
@@ -194,7 +194,7 @@ fn it_goes_by_rm_and_by_discard_and_its_holder_keeps_it() {
         assert_eq!(bytes_at(&fresh, 0, 5).unwrap(), b"TTTTT", "{name}: the name leads to a fresh view");
         fresh.write_all_at(b"fresh", 4096).unwrap();
         memory.write(8192, b"still");
-        memory.sync().unwrap();
+        memory.sync_all().unwrap();
         held.write_all_at(b"there", 12_288).unwrap();
         drop(held);
         assert_eq!(

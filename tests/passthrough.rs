@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use common::files::{assert_refused, bytes_at, open_ro, open_rw, reopened};
 use common::limit::{Registered, limit, on_expiry};
-use common::mapping::Mapping;
+use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 
 /// More than the kernel reads ahead.
@@ -92,7 +92,7 @@ fn writes_everywhere(mounted: &Mounted) {
         let memory = Mapping::shared(&view).unwrap();
         memory.write(4096, b"stored");
         memory.write(LENGTH - 6, b"stored");
-        memory.sync().unwrap();
+        memory.sync_all().unwrap();
         view.write_all_at(b"written", 0).unwrap();
         view.sync_all().unwrap();
         let again = reopened(&view, false).unwrap();
@@ -101,7 +101,7 @@ fn writes_everywhere(mounted: &Mounted) {
         assert_eq!(bytes_at(&again, 4096, 6).unwrap(), b"stored", "{name}");
         drop(view);
         memory.write(12_288, b"after close");
-        memory.sync().unwrap();
+        memory.sync_all().unwrap();
         assert_eq!(bytes_at(&again, 12_288, 11).unwrap(), b"after close", "{name}");
     }
     assert_refused(File::create(mounted.path("t")), Errno::ACCESS, "ROM");

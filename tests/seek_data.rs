@@ -3,8 +3,7 @@
 
 mod common;
 
-use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use common::files::opened;
 use common::limit::limit;
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user};
@@ -26,10 +26,6 @@ fn mounted(arguments: &[&'static str]) -> Mounted {
     let mounted = Mounted::start(Options::with(arguments));
     sparse_template(&mounted, "t", SIZE, &[(0, &[7; PAGE as usize])]);
     mounted
-}
-
-fn open(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
 #[test]
@@ -47,10 +43,10 @@ fn stores_to_a_hole_are_found_where_one_thread_serves_all() {
 
 fn find_stores(mounted: &Mounted) {
     for name in ["t?rom=off", "t?rom=off&view=a"] {
-        let view = open(&mounted.path(name));
+        let view = opened(&mounted.path(name));
         assert_eq!(seek(&view, SeekFrom::Data(PAGE)), Err(Errno::NXIO));
         assert_eq!(seek(&view, SeekFrom::Hole(0)), Ok(PAGE));
-        let map = Mapping::shared(&view).unwrap().unwrap();
+        let map = Mapping::shared(&view).unwrap();
         for (stored, from) in [(40, 1), (20, 1), (30, 21), (64, 41)] {
             map.write((stored * PAGE) as usize + 3, b"x");
             assert_eq!(seek(&view, SeekFrom::Data(from * PAGE)), Ok(stored * PAGE), "{name}");
@@ -71,7 +67,7 @@ fn stores_of_another_are_found_by_a_reader() {
     let mounted = mounted(&["--threads", "1"]);
     let path = mounted.path("t?rom=off&view=a");
     let reader = File::open(&path).unwrap();
-    let map = Mapping::shared(&open(&path)).unwrap().unwrap();
+    let map = Mapping::shared(&opened(&path)).unwrap();
     map.write(30 * PAGE as usize, b"x");
     assert_eq!(seek(&reader, SeekFrom::Data(PAGE)), Ok(30 * PAGE));
     assert_eq!(seek(&reader, SeekFrom::Hole(30 * PAGE)), Ok(31 * PAGE));
@@ -86,14 +82,14 @@ fn seeks_end_and_are_true_while_others_store() {
     let _limit = limit(Duration::from_secs(60));
     let mounted = mounted(&["--threads", "1"]);
     let path = mounted.path("t?rom=off&view=a");
-    let view = open(&path);
+    let view = opened(&path);
     let filled: Vec<AtomicBool> = (0..=64).map(|page| AtomicBool::new(page == 0)).collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for seed in 0..2 {
             let (path, filled, stop) = (&path, &filled, &stop);
             scope.spawn(move || {
-                let map = Mapping::shared(&open(path)).unwrap().unwrap();
+                let map = Mapping::shared(&opened(path)).unwrap();
                 let mut random = Random::new(seed);
                 // Few new pages, many stores: the cache stays dirty for as long as seeks are made.
                 while !stop.load(Ordering::Relaxed) {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
@@ -13,28 +13,17 @@ use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{FlockOperation, flock};
 
 use common::child;
+use common::files::opened;
 use common::limit::limit;
 use common::maps::Mapping;
-use common::mounted::{Mounted, Options, again_as_ordinary_user};
-use common::random::pattern;
+use common::mounted::{Mounted, again_as_ordinary_user};
 
 const PAGE: usize = 4096;
 const TEMPLATE: usize = 16 * PAGE + 10;
 const VIEW: &str = "t?rom=off&view=shared";
 
-fn mounted() -> (Mounted, Vec<u8>) {
-    let mounted = Mounted::start(Options::default());
-    let content = pattern(1, TEMPLATE);
-    mounted.template("t", &content);
-    (mounted, content)
-}
-
-fn open(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 fn map(path: &Path) -> Mapping {
-    Mapping::shared(&open(path)).unwrap().unwrap()
+    Mapping::shared(&opened(path)).unwrap()
 }
 
 /// The other process of the tests below.
@@ -50,7 +39,7 @@ fn child() {
             map.write(5 * PAGE + 100, b"child");
         }
         "locked" => {
-            let file = open(path);
+            let file = opened(path);
             assert_eq!(
                 flock(&file, FlockOperation::NonBlockingLockShared),
                 Err(rustix::io::Errno::WOULDBLOCK)
@@ -59,7 +48,7 @@ fn child() {
             assert_eq!(lock(&file, libc::F_WRLCK, 200), Ok(()));
         }
         "unlocked" => {
-            let file = open(path);
+            let file = opened(path);
             assert_eq!(flock(&file, FlockOperation::NonBlockingLockExclusive), Ok(()));
             assert_eq!(lock(&file, libc::F_WRLCK, 10), Ok(()));
         }
@@ -82,7 +71,7 @@ fn lock(file: &File, kind: i32, byte: i64) -> Result<(), Errno> {
 #[test]
 fn mappings_of_one_view_see_each_others_stores_across_processes() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
     let path = mounted.path(VIEW);
     let (first, second) = (map(&path), map(&path));
     first.write(5 * PAGE, b"parent");
@@ -91,7 +80,7 @@ fn mappings_of_one_view_see_each_others_stores_across_processes() {
     assert_eq!(first.read(5 * PAGE + 100, 5), b"child");
     assert_eq!(second.read(5 * PAGE + 100, 5), b"child");
     let mut read = [0; 5];
-    open(&path).read_exact_at(&mut read, (5 * PAGE + 100) as u64).unwrap();
+    opened(&path).read_exact_at(&mut read, (5 * PAGE + 100) as u64).unwrap();
     assert_eq!(read, *b"child");
     assert_eq!(std::fs::read(mounted.path("t?rom=off")).unwrap(), template, "another view");
 }
@@ -99,16 +88,16 @@ fn mappings_of_one_view_see_each_others_stores_across_processes() {
 #[test]
 fn stores_to_a_private_mapping_stay_with_it() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
     for path in [VIEW, "t?rom=off", "t"] {
         let path = mounted.path(path);
         let file = File::open(&path).unwrap();
-        let private = Mapping::private(&file).unwrap().unwrap();
+        let private = Mapping::private(&file).unwrap();
         for at in [0, PAGE - 2, 3 * PAGE, TEMPLATE - 4] {
             private.write(at, b"mine");
             assert_eq!(private.read(at, 4), b"mine");
         }
-        assert_eq!(Mapping::shared_read_only(&file).unwrap().unwrap().read(0, TEMPLATE), template);
+        assert_eq!(Mapping::read_only(&file).unwrap().read(0, TEMPLATE), template);
         assert_eq!(std::fs::read(&path).unwrap(), template);
     }
     assert_eq!(std::fs::read(mounted.store.join("t")).unwrap(), template);
@@ -118,12 +107,12 @@ fn stores_to_a_private_mapping_stay_with_it() {
 #[test]
 fn a_read_only_mapping_follows_what_another_writes() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, template) = mounted();
+    let (mounted, template) = Mounted::with_data(TEMPLATE);
     let path = mounted.path(VIEW);
     let reader = File::open(&path).unwrap();
-    let seen = Mapping::shared_read_only(&reader).unwrap().unwrap();
+    let seen = Mapping::read_only(&reader).unwrap();
     assert_eq!(seen.read(0, TEMPLATE), template);
-    let writer = open(&path);
+    let writer = opened(&path);
     writer.write_all_at(b"written", 7).unwrap();
     assert_eq!(seen.read(7, 7), b"written");
     let stores = map(&path);
@@ -141,7 +130,7 @@ fn a_read_only_mapping_follows_what_another_writes() {
 #[test]
 fn threads_that_store_to_the_same_pages_lose_nothing() {
     let _limit = limit(Duration::from_secs(60));
-    let (mut mounted, template) = mounted();
+    let (mut mounted, template) = Mounted::with_data(TEMPLATE);
     let path = mounted.path(VIEW);
     const ROUNDS: u64 = 200;
     let count = |thread: usize| {
@@ -179,16 +168,16 @@ fn threads_that_store_to_the_same_pages_lose_nothing() {
 #[test]
 fn advisory_locks_hold_between_processes_and_end_with_their_owner() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, _) = mounted();
+    let (mounted, _) = Mounted::with_data(TEMPLATE);
     let path = mounted.path(VIEW);
-    let file = open(&path);
+    let file = opened(&path);
     flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
     lock(&file, libc::F_RDLCK, 10).unwrap();
-    let other = open(&path);
+    let other = opened(&path);
     assert_eq!(flock(&other, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK));
     child::run("locked", &path);
     // Another view of the same template is another file.
-    assert_eq!(flock(open(&mounted.path("t?rom=off")), FlockOperation::NonBlockingLockExclusive), Ok(()));
+    assert_eq!(flock(opened(&mounted.path("t?rom=off")), FlockOperation::NonBlockingLockExclusive), Ok(()));
     drop((file, other));
     child::run("unlocked", &path);
 }

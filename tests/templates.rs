@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use common::files::{assert_refused, bytes_at, errno, open_create, open_ro, open_rw, wait_for_no_view_files};
 use common::limit::limit;
-use common::mapping::Mapping;
+use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 
 /// More than the kernel reads ahead.

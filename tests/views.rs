@@ -17,7 +17,7 @@ use common::files::{
     wait_for_no_view_files,
 };
 use common::limit::{limit, poll};
-use common::mapping::Mapping;
+use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 
 const PAGE: usize = 4096;
@@ -45,7 +45,7 @@ fn two_opens_of_one_path_never_see_each_other() {
     assert_eq!(bytes_at(&other, 0, 3).unwrap(), b"AAA");
     let (one_mapped, other_mapped) = (Mapping::shared(&one).unwrap(), Mapping::shared(&other).unwrap());
     other_mapped.write(PAGE, b"other");
-    other_mapped.sync().unwrap();
+    other_mapped.sync_all().unwrap();
     assert_eq!(one_mapped.read(PAGE, 5), b"BBBBB");
     assert_eq!(one_mapped.read(0, 3), b"one");
     assert_eq!(bytes_at(&open_rw(&path).unwrap(), 0, PAGE).unwrap(), page_of_template(0));
@@ -68,7 +68,7 @@ fn one_of_many(path: &Path, thread: usize, start: &Barrier) {
         file.write_all_at(&pattern, (written_page * PAGE + 100) as u64).unwrap();
         wanted[written_page][100..164].copy_from_slice(&pattern);
         if thread.is_multiple_of(2) {
-            memory.sync().unwrap();
+            memory.sync_all().unwrap();
         }
     }
     start.wait();
@@ -119,7 +119,7 @@ fn a_mapping_outlives_its_descriptor_and_the_view_is_gone_after_both() {
     drop((view, read_only, rom));
     assert_eq!(memory.read(0, 7), b"written");
     memory.write(3 * PAGE, b"after close");
-    memory.sync().unwrap();
+    memory.sync_all().unwrap();
     assert_eq!(memory.read(3 * PAGE, 12), b"after closeD");
     assert_eq!(memory.read(9 * PAGE, 2), b"JJ", "a page that was not touched before");
     copied.write(5 * PAGE, b"copy");
@@ -220,7 +220,7 @@ fn stat_tells_what_a_view_costs() {
     costs(4);
     let memory = Mapping::shared(&view).unwrap();
     memory.write(10 * PAGE, b"mapped");
-    memory.sync().unwrap();
+    memory.sync_all().unwrap();
     costs(5);
     fallocate(&view, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 5 << 12, 2 << 12).unwrap();
     costs(3);

@@ -210,23 +210,9 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
+    use crate::inspect::OpenerReport;
     use crate::inspect::summary::SortKey;
-    use crate::inspect::summary::samples::listed;
-    use crate::inspect::{OpenerReport, ProcessReport};
-
-    fn process(pid: u32) -> ProcessReport {
-        ProcessReport {
-            pid,
-            comm: "qemu-system-x86".into(),
-            uid: None,
-            writable: true,
-            mappings: None,
-            mapped_bytes: None,
-            resident_bytes: None,
-            cow_anon_bytes: None,
-            cow_swap_bytes: None,
-        }
-    }
+    use crate::inspect::summary::samples::{listed, process};
 
     /// Everything as long as it can be.
     fn longest(letter: &str) -> Listed {

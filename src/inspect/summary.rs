@@ -184,8 +184,23 @@ pub fn count_vms(views: &[Listed]) -> usize {
 #[cfg(test)]
 pub mod samples {
     use super::Listed;
-    use crate::inspect::ViewReport;
+    use crate::inspect::{ProcessReport, ViewReport};
     use crate::name::Label;
+
+    /// A VMM of which nothing could be read.
+    pub fn process(pid: u32) -> ProcessReport {
+        ProcessReport {
+            pid,
+            comm: "qemu-system-x86".into(),
+            uid: None,
+            writable: true,
+            mappings: None,
+            mapped_bytes: None,
+            resident_bytes: None,
+            cow_anon_bytes: None,
+            cow_swap_bytes: None,
+        }
+    }
 
     /// A private view of 1 MiB that costs nothing yet.
     pub fn listed(id: &str, vm: Option<&str>, change: impl FnOnce(&mut ViewReport)) -> Listed {

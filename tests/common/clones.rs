@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::resume_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -50,6 +50,14 @@ pub fn open_directory() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     directory
+}
+
+/// What [`Machine::WITH_NVDIMM`] has as its NVDIMM: words `template`, in a file that nobody may write.
+pub fn nvdimm_image(directory: &Path) -> PathBuf {
+    let disk = directory.join("disk");
+    fs::write(&disk, b"template".repeat(2 << 20)).unwrap();
+    fs::set_permissions(&disk, Permissions::from_mode(0o444)).unwrap();
+    disk
 }
 
 pub fn digest(path: &Path) -> String {

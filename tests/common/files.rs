@@ -25,6 +25,12 @@ pub fn open_rw(path: impl AsRef<Path>) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
+/// A file that is there, for reading and writing.
+#[track_caller]
+pub fn opened(path: &Path) -> File {
+    open_rw(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 /// O_RDWR | O_CREAT, as QEMU tries after ENOENT.
 pub fn open_create(path: impl AsRef<Path>) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)

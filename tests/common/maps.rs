@@ -11,23 +11,20 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 pub struct Mapping(MmapRaw);
 
 impl Mapping {
-    /// MAP_SHARED, readable and writable, of the whole file as long as it is now. None for an empty one.
-    pub fn shared(file: &File) -> io::Result<Option<Mapping>> {
-        let length = file.metadata()?.len() as usize;
-        Self::of(length, || MmapOptions::new().len(length).map_raw(file))
+    /// MAP_SHARED, readable and writable, of the whole file as long as it is now.
+    pub fn shared(file: &File) -> io::Result<Mapping> {
+        MmapOptions::new().map_raw(file).map(Self)
     }
 
     /// MAP_SHARED, readable only.
-    pub fn shared_read_only(file: &File) -> io::Result<Option<Mapping>> {
-        let length = file.metadata()?.len() as usize;
-        Self::of(length, || MmapOptions::new().len(length).map_raw_read_only(file))
+    pub fn read_only(file: &File) -> io::Result<Mapping> {
+        MmapOptions::new().map_raw_read_only(file).map(Self)
     }
 
-    /// MAP_PRIVATE, writable.
-    pub fn private(file: &File) -> io::Result<Option<Mapping>> {
-        let length = file.metadata()?.len() as usize;
+    /// MAP_PRIVATE, writable, also of a file that is open for reading only.
+    pub fn private(file: &File) -> io::Result<Mapping> {
         // SAFETY: the map becomes an MmapRaw at once, of which nobody makes a slice.
-        Self::of(length, || unsafe { MmapOptions::new().len(length).map_copy(file) }.map(MmapRaw::from))
+        unsafe { MmapOptions::new().map_copy(file) }.map(MmapRaw::from).map(Self)
     }
 
     /// `length` bytes at `offset`, MAP_SHARED and writable: for files too large to map as a whole.
@@ -35,8 +32,9 @@ impl Mapping {
         MmapOptions::new().offset(offset).len(length).map_raw(file).map(Self)
     }
 
-    fn of(length: usize, map: impl FnOnce() -> io::Result<MmapRaw>) -> io::Result<Option<Mapping>> {
-        if length == 0 { Ok(None) } else { map().map(|map| Some(Self(map))) }
+    /// None for an empty file: there is nothing to map.
+    pub fn of_some(file: &File, map: fn(&File) -> io::Result<Mapping>) -> io::Result<Option<Mapping>> {
+        if file.metadata()?.len() == 0 { Ok(None) } else { map(file).map(Some) }
     }
 
     pub fn len(&self) -> usize {
@@ -60,6 +58,11 @@ impl Mapping {
         unsafe {
             ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.as_mut_ptr().add(range.start), bytes.len())
         };
+    }
+
+    /// msync(MS_SYNC) of all of it.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.0.flush()
     }
 
     /// msync(MS_SYNC).

@@ -9,7 +9,6 @@ pub mod ground;
 pub mod guest;
 pub mod limit;
 pub mod lines;
-pub mod mapping;
 pub mod maps;
 pub mod model;
 pub mod mounted;

@@ -77,7 +77,7 @@ impl Subject {
                 done.unwrap_or_else(|error| self.fail(&format!("O_DIRECT write: {error}")));
                 self.write_model(at, &data);
             }
-            Op::Map => self.map = Mapping::shared(&self.file).unwrap(),
+            Op::Map => self.map = Mapping::of_some(&self.file, Mapping::shared).unwrap(),
             Op::Truncate { size } => {
                 self.file.set_len(size).unwrap();
                 self.model.resize(size as usize, 0);
@@ -122,7 +122,7 @@ impl Subject {
             unreachable!("{op:?}")
         };
         if self.map.is_none() {
-            self.map = Mapping::shared(&self.file).unwrap();
+            self.map = Mapping::of_some(&self.file, Mapping::shared).unwrap();
         }
         let Some(map) = &self.map else { return };
         // What is mapped and, since the file may have been cut, there.
@@ -146,7 +146,7 @@ impl Subject {
                 self.model[at..at + length].fill(0);
             }
             Op::PrivateMapWrite { tag, .. } => {
-                let Some(private) = Mapping::private(&self.file).unwrap() else { return };
+                let Some(private) = Mapping::of_some(&self.file, Mapping::private).unwrap() else { return };
                 let data = pattern(tag, length);
                 private.write(at, &data);
                 assert_eq!(private.read(at, length), data);

@@ -106,6 +106,14 @@ impl Mounted {
         path
     }
 
+    /// A mount with one template `t` of this many bytes of data, and that data.
+    pub fn with_data(length: usize) -> (Self, Vec<u8>) {
+        let mounted = Self::start(Options::default());
+        let content = super::random::pattern(1, length);
+        mounted.template("t", &content);
+        (mounted, content)
+    }
+
     /// A path on the mount.
     pub fn path(&self, name: &str) -> PathBuf {
         self.mountpoint.join(name)

@@ -126,19 +126,16 @@ mod tests {
 
     use super::*;
     use crate::inspect::ProcessReport;
-    use crate::inspect::summary::samples::listed;
+    use crate::inspect::summary::samples::{listed, process};
 
-    fn process(pid: u32) -> ProcessReport {
+    fn looked_at(pid: u32) -> ProcessReport {
         ProcessReport {
-            pid,
-            comm: "qemu-system-x86".into(),
             uid: Some(107),
-            writable: true,
             mappings: Some(1),
             mapped_bytes: Some(1 << 20),
             resident_bytes: Some(8192),
-            cow_anon_bytes: None,
             cow_swap_bytes: Some(0),
+            ..process(pid)
         }
     }
 
@@ -148,7 +145,7 @@ mod tests {
             listed("web-1", Some("web"), |view| {
                 (view.private_bytes, view.zero_bytes, view.cost_bytes) =
                     (512 << 10, 256 << 10, Some(512 << 10));
-                view.processes = (1..=30).map(process).collect();
+                view.processes = (1..=30).map(looked_at).collect();
             }),
             listed(&format!("{}-7", "long".repeat(12)), None, |view| {
                 (view.cow_anon_bytes, view.cost_bytes) = (None, None);
