@@ -91,15 +91,15 @@ impl Engine {
 
     fn open_snapshot(&self, node: &Node, openers: Vec<Opener>) -> Option<ViewSnapshot> {
         let content = node.state.lock().content.clone()?;
-        let (template, kind, vm, view) = match &node.what {
-            What::Rom { template, vm } => (template, "rom", vm, None),
-            What::Private(private) => (&private.template, "private", &private.vm, private.view.as_ref()),
-            What::Template { template } => (template, "template", &None, None),
+        let (template, kind, vm) = match &node.what {
+            What::Rom { template, vm } => (template, "rom", vm),
+            What::Private(private) => (&private.template, "private", &private.vm),
+            What::Template { template } => (template, "template", &None),
             What::Directory { .. } | What::Leftover { .. } => return None,
         };
         let mut snapshot = ViewSnapshot {
             node: Some(node.id),
-            id: unnamed_id(node).or_else(|| view.map(Label::to_string))?,
+            id: id_of(node)?,
             template: written(template.path.as_os_str().as_encoded_bytes()),
             vm: vm.clone(),
             kind,
@@ -161,11 +161,11 @@ impl Engine {
                 *known = opened;
             }
         }
-        let unnamed = first.into_values().filter_map(|(_, handle)| {
+        let open = first.into_values().filter_map(|(_, handle)| {
             let content = handle.node.state.lock().content.clone()?;
-            unnamed_id(&handle.node).filter(|_| may_see(owner(&content, handle.opener.uid)))
+            id_of(&handle.node).filter(|_| may_see(owner(&content, handle.opener.uid)))
         });
-        named.chain(unnamed).collect()
+        named.chain(open).collect()
     }
 
     /// The page states of a view that `caller` may see, as runs: first page, how many, state.
@@ -257,13 +257,12 @@ fn owner(content: &Content, first_opener: u32) -> u32 {
     }
 }
 
-/// `@NODE` for a view that has no name.
-fn unnamed_id(node: &Node) -> Option<String> {
+/// A view's name, or `@NODE` for one without; None for what is no view.
+fn id_of(node: &Node) -> Option<String> {
     match &node.what {
-        What::Private(PrivateRef { view: Some(_), .. }) | What::Directory { .. } | What::Leftover { .. } => {
-            None
-        }
+        What::Private(PrivateRef { view: Some(name), .. }) => Some(name.to_string()),
         What::Private(_) | What::Rom { .. } | What::Template { .. } => Some(format!("@{}", node.id)),
+        What::Directory { .. } | What::Leftover { .. } => None,
     }
 }
 
