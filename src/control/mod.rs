@@ -8,6 +8,7 @@
 //! metrics                  the same, added up, in Prometheus' text format
 //! views/ID/status          one view's figures, one `key: value` a line
 //! views/ID/pages           which of its pages are whose, one run a line
+//! views/ID/resident        which of them the processes that map it have in memory
 //! ```
 
 mod paths;

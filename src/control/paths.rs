@@ -18,6 +18,7 @@ pub enum Entry {
     View(String),
     Status(String),
     Pages(String),
+    Resident(String),
 }
 
 impl Entry {
@@ -35,7 +36,7 @@ impl Entry {
                 ("views", true),
                 ("views.json", false),
             ],
-            Self::View(_) => &[("pages", false), ("status", false)],
+            Self::View(_) => &[("pages", false), ("resident", false), ("status", false)],
             _ => &[],
         }
     }
@@ -51,6 +52,7 @@ impl Entry {
             (Self::Views, id) => Some(Self::View(id.into())),
             (Self::View(id), "status") => Some(Self::Status(id.clone())),
             (Self::View(id), "pages") => Some(Self::Pages(id.clone())),
+            (Self::View(id), "resident") => Some(Self::Resident(id.clone())),
             _ => None,
         }
     }

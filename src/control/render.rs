@@ -9,7 +9,7 @@ use super::Control;
 use super::paths::Entry;
 use crate::access::Caller;
 use crate::error::{Error, Result};
-use crate::inspect::{Inspector, Report, ViewReport, metrics};
+use crate::inspect::{Holding, Inspector, Report, ResidentPages, ViewReport};
 use crate::overlay::State;
 
 impl Control {
@@ -18,7 +18,7 @@ impl Control {
             Entry::Version => Ok(format!("{}\n", env!("CARGO_PKG_VERSION")).into_bytes()),
             Entry::ViewsJson => json(&self.report(caller)?),
             Entry::TemplatesJson => json(&self.inspector()?.templates(caller)?),
-            Entry::Metrics => Ok(metrics::render(&self.report(caller)?).into_bytes()),
+            Entry::Metrics => Ok(self.inspector()?.metrics(caller).into_bytes()),
             Entry::Status(id) => {
                 let view = self.report(caller)?.views.into_iter().find(|view| view.id == *id);
                 Ok(status(&view.ok_or_else(|| gone(id))?)?.into_bytes())
@@ -30,6 +30,10 @@ impl Control {
                     let _ = writeln!(text, "{first} {count} {}", word(state));
                 }
                 Ok(text.into_bytes())
+            }
+            Entry::Resident(id) => {
+                let pages = self.inspector()?.resident_pages(caller, id).ok_or_else(|| gone(id))?;
+                Ok(resident(&pages).into_bytes())
             }
             Entry::Root | Entry::Views | Entry::View(_) => {
                 Err(Error::io("a control directory", rustix::io::Errno::ISDIR))
@@ -58,6 +62,23 @@ fn word(state: State) -> &'static str {
         State::Private => "private",
         State::Zero => "zero",
     }
+}
+
+/// A process that could not be looked at is a line of its own: what it holds is missing here.
+fn resident(pages: &ResidentPages) -> String {
+    let mut text = String::new();
+    for (run, holding) in &pages.runs {
+        let word = match holding {
+            Holding::Mapped => "mapped",
+            Holding::Copied => "copied",
+            Holding::Swapped => "swapped",
+        };
+        let _ = writeln!(text, "{} {} {word}", run.start, run.end - run.start);
+    }
+    for (pid, comm) in &pages.unknown {
+        let _ = writeln!(text, "unknown {pid} {comm}");
+    }
+    text
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {

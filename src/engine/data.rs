@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use super::Engine;
-use super::nodes::{Content, Node, What};
+use super::nodes::{Content, Counters, Node, What};
 use super::open::{Handle, HandleId};
 use crate::error::{Error, Result};
 use crate::pins::Pinned;
@@ -57,7 +57,7 @@ impl Engine {
             Content::Authored(authored) => read_file(&authored.file, offset, buf),
         };
         let length = read.map_err(|e| self.failed(&handle.node, "read", offset, buf.len(), e))?;
-        handle.node.counters.read(length);
+        self.count(&handle.node, |counters| counters.read(length));
         Ok(length)
     }
 
@@ -71,7 +71,7 @@ impl Engine {
             Content::Template(_) => return Err(not_writable(&handle.node)),
         };
         written.map_err(|e| self.failed(&handle.node, "write", offset, data.len(), e))?;
-        handle.node.counters.written(data.len());
+        self.count(&handle.node, |counters| counters.written(data.len()));
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     fn failed(&self, node: &Node, what: &str, offset: u64, length: usize, error: io::Error) -> Error {
-        node.counters.failed();
+        self.count(node, Counters::failed);
         let template = match &node.what {
             What::Rom { template, .. } | What::Template { template } => Some(template),
             What::Private(private) => Some(&private.template),

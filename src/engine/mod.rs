@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::pins::Pins;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
-use nodes::{Node, Nodes, What};
+use nodes::{Counters, Node, Nodes, Totals, What};
 use open::Handle;
 
 pub struct Engine {
@@ -35,6 +35,7 @@ pub struct Engine {
     views: Views,
     pins: Pins,
     nodes: Nodes,
+    totals: Totals,
     handles: DashMap<u64, Arc<Handle>>,
     next_handle: AtomicU64,
     /// Threads that open views to look at their page cache: no users of them.
@@ -51,6 +52,7 @@ impl Engine {
             views,
             pins: Pins::default(),
             nodes: Nodes::new(),
+            totals: Totals::default(),
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
             inspectors: DashMap::new(),
@@ -66,6 +68,19 @@ impl Engine {
 
     pub fn views(&self) -> &Views {
         &self.views
+    }
+
+    /// Counts something for a node, and for the whole life of the mount.
+    fn count(&self, node: &Node, count: impl Fn(&Counters)) {
+        count(&node.counters);
+        if let Some(total) = self.totals.of(&node.what) {
+            count(total);
+        }
+    }
+
+    /// What was counted since the mount was made, by the kind of view.
+    pub fn totals(&self) -> [(&'static str, CounterValues); 3] {
+        self.totals.values()
     }
 
     /// The kernel has dropped `lookups` references to a node.

@@ -142,6 +142,30 @@ impl Counters {
     }
 }
 
+/// What was asked of all nodes since the mount was made: goes on when a node goes.
+#[derive(Default)]
+pub struct Totals {
+    rom: Counters,
+    private: Counters,
+    template: Counters,
+}
+
+impl Totals {
+    pub fn of(&self, what: &What) -> Option<&Counters> {
+        match what {
+            What::Rom { .. } => Some(&self.rom),
+            What::Private(_) => Some(&self.private),
+            What::Template { .. } => Some(&self.template),
+            What::Directory { .. } | What::Leftover { .. } => None,
+        }
+    }
+
+    /// By the kind of view (`ViewSnapshot::kind`).
+    pub fn values(&self) -> [(&'static str, CounterValues); 3] {
+        [("rom", self.rom.values()), ("private", self.private.values()), ("template", self.template.values())]
+    }
+}
+
 #[derive(Default)]
 pub struct OpenState {
     pub opens: u64,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Engine;
-use super::nodes::{Content, Node, OpenState, PrivateRef, TemplateRef, What};
+use super::nodes::{Content, Counters, Node, OpenState, PrivateRef, TemplateRef, What};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
 use crate::name::Label;
@@ -93,7 +93,7 @@ impl Engine {
         };
         let inspection = self.inspectors.contains_key(&caller.pid);
         if !inspection {
-            node.counters.opened();
+            self.count(&node, Counters::opened);
         }
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles

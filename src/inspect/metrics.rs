@@ -1,43 +1,44 @@
-//! The figures in Prometheus' text format: added up by kind, by template and by VM, so that the
-//! number of series is bounded by these and not by the number of views.
+//! The figures in Prometheus' text format (version 0.0.4): added up by kind, by template and by
+//! VM, so that the number of series is bounded by these and not by the number of views.
 
 use std::collections::BTreeMap;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus::core::Collector;
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Report, ViewReport};
+use crate::engine::CounterValues;
+
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// More VMs or templates than this are added up under `other`: users choose the labels.
 const MAX_SERIES: usize = 500;
 const OTHER: &str = "other";
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: String,
+/// What is known at one moment.
+pub struct Figures {
+    pub report: Report,
+    /// By the kind of view, since the mount was made; empty for who may not see them.
+    pub totals: Vec<(&'static str, CounterValues)>,
+    pub state: Option<Room>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VmLabel {
-    vm: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TemplateLabel {
-    template: String,
+/// The filesystem that holds the state directory.
+pub struct Room {
+    pub size_bytes: u64,
+    pub available_bytes: u64,
 }
 
 /// A figure of a view, and how it is described.
 type Figure = (&'static str, &'static str, fn(&ViewReport) -> Option<u64>);
 
-const BYTES: [Figure; 8] = [
+const BYTES: [Figure; 9] = [
     ("private", "Pages that views own in the state directory", |v| Some(v.private_bytes)),
     ("zero", "Punched pages, which cost nothing", |v| Some(v.zero_bytes)),
     ("cow_anon", "Pages that private mappings of views copied into their processes", |v| v.cow_anon_bytes),
+    ("cow_swap", "Pages that private mappings of views copied, and that are swapped out", |v| {
+        v.cow_swap_bytes
+    }),
     ("cached", "Page cache of the views' own inodes", |v| v.cached_bytes),
     ("dirty", "Page cache of views that is not written back", |v| v.dirty_bytes),
     ("shared_clean", "Mapped pages in memory that are shared with the template", |v| v.shared_clean_bytes),
@@ -45,68 +46,109 @@ const BYTES: [Figure; 8] = [
     ("saved", "What full copies would have cost more", |v| v.saved_bytes),
 ];
 
-const TOTALS: [Figure; 7] = [
-    ("opens", "Opens of the views that are there now", |v| Some(v.opens_total)),
-    ("reads", "READ requests served", |v| Some(v.reads_total)),
-    ("read_bytes", "Bytes that READ requests returned", |v| Some(v.read_bytes_total)),
-    ("writes", "WRITE requests served", |v| Some(v.writes_total)),
-    ("write_bytes", "Bytes that WRITE requests brought", |v| Some(v.write_bytes_total)),
-    ("faults_served", "Pages given on request", |v| Some(v.faults_served_total)),
-    ("errors", "Requests that failed", |v| Some(v.errors_total)),
+type Total = (&'static str, &'static str, fn(&CounterValues) -> u64);
+
+const TOTALS: [Total; 6] = [
+    ("opens", "Opens of views since the mount was made", |c| c.opens),
+    ("reads", "READ requests served", |c| c.reads),
+    ("read_bytes", "Bytes that READ requests returned", |c| c.read_bytes),
+    ("writes", "WRITE requests served", |c| c.writes),
+    ("write_bytes", "Bytes that WRITE requests brought", |c| c.write_bytes),
+    ("errors", "Requests for data that failed", |c| c.errors),
 ];
 
 /// Unknown figures are left out of the sums, and counted.
-pub fn render(report: &Report) -> String {
-    let mut registry = Registry::with_prefix("templatefs");
-    register_views(&mut registry, report);
-    for (name, help, figure) in BYTES {
-        let family = Family::<KindLabel, Gauge>::default();
-        let by_vm = Family::<VmLabel, Gauge>::default();
-        let by_template = Family::<TemplateLabel, Gauge>::default();
-        for (kind, sum) in sums(report, MAX_SERIES, |v| Some(v.kind.clone()), figure) {
-            family.get_or_create(&KindLabel { kind }).set(sum);
-        }
-        for (vm, sum) in sums(report, MAX_SERIES, |v| v.vm.as_ref().map(ToString::to_string), figure) {
-            by_vm.get_or_create(&VmLabel { vm }).set(sum);
-        }
-        for (template, sum) in sums(report, MAX_SERIES, |v| Some(v.template.clone()), figure) {
-            by_template.get_or_create(&TemplateLabel { template }).set(sum);
-        }
-        registry.register_with_unit(format!("view_{name}"), help, Unit::Bytes, family);
-        registry.register_with_unit(format!("vm_{name}"), format!("{help}, by VM"), Unit::Bytes, by_vm);
-        registry.register_with_unit(
-            format!("template_{name}"),
-            format!("{help}, by template"),
-            Unit::Bytes,
-            by_template,
-        );
-    }
-    for (name, help, figure) in TOTALS {
-        let family = Family::<KindLabel, Counter>::default();
-        for (kind, sum) in sums(report, MAX_SERIES, |v| Some(v.kind.clone()), figure) {
-            family.get_or_create(&KindLabel { kind }).inc_by(sum as u64);
-        }
-        registry.register(format!("view_{name}"), help, family);
-    }
-    let mut text = String::new();
-    // Writing to a String does not fail.
-    let _ = encode(&mut text, &registry);
-    text
+pub fn render(figures: &Figures) -> String {
+    // Names and labels are constants; one that does not register would be missed by the tests.
+    build(figures)
+        .and_then(|registry| TextEncoder::new().encode_to_string(&registry.gather()))
+        .unwrap_or_default()
 }
 
-fn register_views(registry: &mut Registry, report: &Report) {
-    let views = Family::<KindLabel, Gauge>::default();
-    let open = Family::<KindLabel, Gauge>::default();
-    for view in &report.views {
-        let label = KindLabel { kind: view.kind.clone() };
-        views.get_or_create(&label).inc();
-        open.get_or_create(&label).inc_by(view.opens as i64);
+fn build(figures: &Figures) -> prometheus::Result<Registry> {
+    let registry = Registry::new_custom(Some("templatefs".into()), None)?;
+    let build = gauge("build_info", "Always 1; the version of the daemon", "version")?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    register(&registry, build)?;
+    views(&registry, &figures.report)?;
+    for (name, help, figure) in BYTES {
+        let report = &figures.report;
+        by(&registry, report, ("view", "kind", ""), |v| Some(v.kind.clone()), (name, help, figure))?;
+        by(
+            &registry,
+            report,
+            ("vm", "vm", ", by VM"),
+            |v| v.vm.as_ref().map(ToString::to_string),
+            (name, help, figure),
+        )?;
+        by(
+            &registry,
+            report,
+            ("template", "template", ", by template"),
+            |v| Some(v.template.clone()),
+            (name, help, figure),
+        )?;
     }
-    let unknown: Gauge = Gauge::default();
-    unknown.set(report.views.iter().filter(|view| view.cost_bytes.is_none()).count() as i64);
-    registry.register("views", "Views that are there, open or named", views);
-    registry.register("view_open_files", "Open files of views", open);
-    registry.register("views_of_unknown_cost", "Views of which a process could not be read", unknown);
+    for (name, help, total) in TOTALS {
+        let counter = IntCounterVec::new(Opts::new(format!("{name}_total"), help), &["kind"])?;
+        for (kind, values) in &figures.totals {
+            counter.with_label_values(&[kind]).inc_by(total(values));
+        }
+        register(&registry, counter)?;
+    }
+    if let Some(room) = &figures.state {
+        let help = "Size of the filesystem that holds the state directory";
+        single(&registry, "state_filesystem_size_bytes", help, room.size_bytes)?;
+        let help = "Of it, what is free for the daemon";
+        single(&registry, "state_filesystem_avail_bytes", help, room.available_bytes)?;
+    }
+    Ok(registry)
+}
+
+fn views(registry: &Registry, report: &Report) -> prometheus::Result<()> {
+    let views = gauge("views", "Views that are there, open or named", "kind")?;
+    let open = gauge("view_open_files", "Open files of views", "kind")?;
+    for view in &report.views {
+        views.with_label_values(&[&view.kind]).inc();
+        open.with_label_values(&[&view.kind]).add(signed(view.opens));
+    }
+    register(registry, views)?;
+    register(registry, open)?;
+    let unknown = report.views.iter().filter(|view| view.cost_bytes.is_none()).count();
+    single(registry, "views_of_unknown_cost", "Views of which a process could not be read", unknown as u64)
+}
+
+/// One family of sums: which figure, and what it is added up by.
+fn by(
+    registry: &Registry,
+    report: &Report,
+    (prefix, label, suffix): (&str, &str, &str),
+    key: impl Fn(&ViewReport) -> Option<String>,
+    (name, help, figure): Figure,
+) -> prometheus::Result<()> {
+    let family = gauge(&format!("{prefix}_{name}_bytes"), &format!("{help}{suffix}"), label)?;
+    for (key, sum) in sums(report, MAX_SERIES, key, figure) {
+        family.with_label_values(&[key]).set(sum);
+    }
+    register(registry, family)
+}
+
+fn gauge(name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), &[label])
+}
+
+fn single(registry: &Registry, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
+    let gauge = IntGauge::new(name, help)?;
+    gauge.set(signed(value));
+    register(registry, gauge)
+}
+
+fn register(registry: &Registry, family: impl Collector + 'static) -> prometheus::Result<()> {
+    registry.register(Box::new(family))
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn sums(
@@ -117,13 +159,12 @@ fn sums(
 ) -> BTreeMap<String, i64> {
     let mut sums: BTreeMap<String, i64> = BTreeMap::new();
     for view in &report.views {
-        let Some(mut key) = key(view) else { continue };
+        let (Some(mut key), Some(value)) = (key(view), figure(view)) else { continue };
         if sums.len() >= limit && !sums.contains_key(&key) {
             key = OTHER.into();
         }
-        let value = i64::try_from(figure(view).unwrap_or(0)).unwrap_or(i64::MAX);
         let sum = sums.entry(key).or_default();
-        *sum = sum.saturating_add(value);
+        *sum = sum.saturating_add(signed(value));
     }
     sums
 }

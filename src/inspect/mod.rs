@@ -3,6 +3,7 @@
 
 mod cache;
 pub mod metrics;
+mod pages;
 mod patience;
 mod processes;
 mod report;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use cache::answer as answer_page_cache;
+pub use pages::{Holding, ResidentPages};
 pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport};
 pub use templates::{TemplateList, TemplateReport};
 
@@ -65,6 +67,21 @@ impl Inspector {
         let mut found = found.into_iter();
         let next = |view| if own(&view) { found.next().flatten() } else { Some(Cached::default()) };
         views.iter().map(next).collect()
+    }
+
+    /// The same added up, in Prometheus' text format.
+    pub fn metrics(&self, caller: &Caller) -> String {
+        // What others did is theirs to know, and root's, and whose mount it is.
+        let sees_all = caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw();
+        let state = rustix::fs::statvfs(self.engine.views().directory()).ok();
+        metrics::render(&metrics::Figures {
+            report: self.report(caller),
+            totals: if sees_all { self.engine.totals().to_vec() } else { Vec::new() },
+            state: state.map(|s| metrics::Room {
+                size_bytes: s.f_blocks.saturating_mul(s.f_frsize),
+                available_bytes: s.f_bavail.saturating_mul(s.f_frsize),
+            }),
+        })
     }
 
     fn view(

@@ -31,25 +31,41 @@ pub fn resident(mapper: &Mapper) -> io::Result<Resident> {
 }
 
 fn by_scan(mapper: &Mapper) -> io::Result<Resident> {
-    let pagemap = File::open(format!("/proc/{}/pagemap", mapper.pid))?;
     let mut found = Resident::default();
     let mut ranges = Vec::new();
-    for Mapping { addresses, offset, .. } in &mapper.mappings {
-        sys::scan_pages(&pagemap, addresses.clone(), |region, kind| {
-            let bytes = region.end - region.start;
-            match kind {
-                PageKind::Anon => found.anon += bytes,
-                PageKind::Swap => found.swap += bytes,
-                PageKind::File => {
-                    found.file += bytes;
-                    let from = region.start - addresses.start + offset;
-                    ranges.push(from..from + bytes);
-                }
+    scan(mapper, |range, kind| {
+        let bytes = range.end - range.start;
+        match kind {
+            PageKind::Anon => found.anon += bytes,
+            PageKind::Swap => found.swap += bytes,
+            PageKind::File => {
+                found.file += bytes;
+                ranges.push(range);
             }
-        })?;
-    }
+        }
+    })?;
     found.ranges = Some(ranges);
     Ok(found)
+}
+
+/// Calls `found` with each run of pages that a process has of the file, in bytes of the file, and
+/// whose they are.
+fn scan(mapper: &Mapper, mut found: impl FnMut(Range<u64>, PageKind)) -> io::Result<()> {
+    let pagemap = File::open(format!("/proc/{}/pagemap", mapper.pid))?;
+    for Mapping { addresses, offset, .. } in &mapper.mappings {
+        sys::scan_pages(&pagemap, addresses.clone(), |region, kind| {
+            let from = region.start - addresses.start + offset;
+            found(from..from + (region.end - region.start), kind);
+        })?;
+    }
+    Ok(())
+}
+
+/// The same as runs. Only PAGEMAP_SCAN tells them: an error before Linux 6.7.
+pub fn runs(mapper: &Mapper) -> io::Result<Vec<(Range<u64>, PageKind)>> {
+    let mut runs = Vec::new();
+    scan(mapper, |range, kind| runs.push((range, kind)))?;
+    Ok(runs)
 }
 
 fn by_smaps(mapper: &Mapper) -> io::Result<Resident> {
@@ -87,15 +103,22 @@ fn sum_smaps(text: &str, mappings: &[Mapping]) -> Resident {
 }
 
 /// How many bytes the union of `ranges` covers.
-pub fn covered(mut ranges: Vec<Range<u64>>) -> u64 {
+pub fn covered(ranges: Vec<Range<u64>>) -> u64 {
+    union(ranges).iter().map(|range| range.end - range.start).sum()
+}
+
+/// The same bytes, each once: in order, and neither empty nor touching.
+pub fn union(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| range.start);
-    let (mut total, mut reached) = (0, 0);
+    let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for range in ranges {
-        let from = range.start.max(reached);
-        total += range.end.saturating_sub(from);
-        reached = reached.max(range.end);
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
     }
-    total
+    merged
 }
 
 #[cfg(test)]
@@ -106,6 +129,7 @@ mod tests {
     fn a_page_that_two_processes_map_counts_once() {
         assert_eq!(covered(vec![8..12, 0..4, 2..9, 20..20]), 12);
         assert_eq!(covered(vec![]), 0);
+        assert_eq!(union(vec![8..12, 0..4, 4..5, 20..20]), [0..5, 8..12]);
     }
 
     #[test]
@@ -141,6 +165,10 @@ mod tests {
             Ok(scan) => {
                 assert_eq!((scan.anon, scan.swap, scan.file), (smaps.anon, smaps.swap, smaps.file));
                 assert_eq!(covered(scan.ranges.unwrap()), scan.file);
+                let copied = runs(&mapper).unwrap().into_iter().filter(|(_, kind)| *kind == PageKind::Anon);
+                let expected: Vec<_> =
+                    (0..20).step_by(2).map(|page| page * 4096..(page + 1) * 4096).collect();
+                assert_eq!(copied.map(|(range, _)| range).collect::<Vec<_>>(), expected);
             }
             Err(e) => println!("skipped: this kernel has no PAGEMAP_SCAN (Linux 6.7): {e}"),
         }
