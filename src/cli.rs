@@ -44,8 +44,8 @@ pub enum Command {
 /// Mount a store of templates.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
-                        foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH and \
-                        state_dir=DIR; a comma in a path is written `\\,` there. The usual words of \
+                        foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
+                        state_dir=DIR and metrics_listen=ADDR; a comma in a path is written `\\,` there. The usual words of \
                         fstab are accepted; ro, exec and what is unknown are errors.\n\n\
                         Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
 pub struct MountArgs {
@@ -77,6 +77,9 @@ pub struct MountArgs {
     /// Directory for the private pages of views
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Serve /metrics over HTTP on 127.0.0.1:PORT, [::1]:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<String>,
     /// Options as in fstab, separated by commas; may be repeated
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,

@@ -7,6 +7,7 @@ use log::LevelFilter;
 
 use crate::cli::MountArgs;
 use crate::error::{Error, Result};
+use crate::listen::Address;
 use crate::mount_options::{self, MountOption};
 use crate::name::printable;
 
@@ -26,6 +27,7 @@ pub struct MountConfig {
     pub threads: usize,
     pub log_level: LevelFilter,
     pub log_file: Option<PathBuf>,
+    pub metrics_listen: Option<Address>,
 }
 
 impl MountConfig {
@@ -57,6 +59,7 @@ impl MountConfig {
             threads: given.threads.unwrap_or_else(default_threads),
             log_level: given.log_level.unwrap_or(LevelFilter::Info),
             log_file: given.log_file,
+            metrics_listen: given.metrics_listen,
         })
     }
 }
@@ -73,6 +76,7 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         args.log_level.clone().map(MountOption::LogLevel),
         path(&args.log_file).map(MountOption::LogFile),
         path(&args.state_dir).map(MountOption::StateDir),
+        args.metrics_listen.clone().map(MountOption::MetricsListen),
     ]
     .into_iter()
     .flatten()
@@ -88,6 +92,7 @@ struct Given {
     threads: Option<usize>,
     log_level: Option<LevelFilter>,
     log_file: Option<PathBuf>,
+    metrics_listen: Option<Address>,
 }
 
 impl Given {
@@ -104,6 +109,9 @@ impl Given {
             }
             MountOption::StateDir(path) => {
                 once(&mut self.state_dir, "state_dir", absolute("state_dir", Path::new(&path))?)?;
+            }
+            MountOption::MetricsListen(text) => {
+                once(&mut self.metrics_listen, "metrics_listen", Address::parse(&text)?)?;
             }
         }
         Ok(())
@@ -191,12 +199,13 @@ mod tests {
             "--log-level=debug",
             "--log-file=/l",
             "--state-dir=/d",
+            "--metrics-listen=unix:/m",
         ]);
         let comma = config(&[
             "-o",
             "rw,allow_other,allow_template_writes,foreground",
             "-o",
-            "nonempty,threads=3,log_level=debug,log_file=/l,state_dir=/d",
+            "nonempty,threads=3,log_level=debug,log_file=/l,state_dir=/d,metrics_listen=unix:/m",
         ]);
         assert_eq!(long.unwrap(), comma.unwrap());
     }
@@ -225,6 +234,7 @@ mod tests {
             ("log_level=off", "log_level=off"),
             ("log_level=INFO", "error, warn"),
             ("ro", "-o ro"),
+            ("metrics_listen=0.0.0.0:9", "metrics_listen=0.0.0.0:9"),
         ] {
             let error = config(&["-o", word]).unwrap_err();
             assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(named), "{error}");

@@ -14,6 +14,7 @@ pub mod explain;
 mod fuse;
 mod holders;
 pub mod inspect;
+pub mod listen;
 mod logging;
 pub mod mount;
 pub mod mount_options;

@@ -20,6 +20,7 @@ pub enum MountOption {
     LogLevel(String),
     LogFile(OsString),
     StateDir(OsString),
+    MetricsListen(String),
 }
 
 /// Words that say what a mount of templatefs is anyway, or that are for mount(8) and systemd.
@@ -77,6 +78,7 @@ fn option(word: &[u8]) -> Result<Option<MountOption>> {
         b"log_level" => MountOption::LogLevel(text(key, value)?),
         b"log_file" => MountOption::LogFile(path(key, value)?),
         b"state_dir" => MountOption::StateDir(path(key, value)?),
+        b"metrics_listen" => MountOption::MetricsListen(text(key, value)?),
         b"ro" => {
             return Err(refused(
                 "ro",
@@ -173,6 +175,7 @@ mod tests {
                 LogLevel("warn".into())
             ]
         );
+        assert_eq!(parsed("metrics_listen=[::1]:0"), [MetricsListen("[::1]:0".into())]);
         assert_eq!(parsed("log_file=/l,state_dir=/s=1"), [LogFile("/l".into()), StateDir("/s=1".into())]);
     }
 

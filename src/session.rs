@@ -10,12 +10,14 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::access::Caller;
 use crate::config::MountConfig;
 use crate::control::Control;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::fuse::Adapter;
 use crate::inspect::Inspector;
+use crate::listen::{Listener, Serving};
 use crate::mount;
 use crate::state::{self, StateDirectory};
 use crate::store::DirectoryStore;
@@ -40,6 +42,7 @@ pub fn serve(
     mount::check_state(&state_path, &store_path, &mountpoint)?;
     let state = StateDirectory::take(&state_path)?;
     prepare(&state_path)?;
+    let listener = config.metrics_listen.as_ref().map(Listener::bind).transpose()?;
     raise_file_limit();
     let store = DirectoryStore::open(&store_path)?;
     let views = Views::load(&state.views())?;
@@ -58,6 +61,11 @@ pub fn serve(
         Ok(running)
     });
     let running = served.inspect_err(|_| detach_quietly(&mountpoint))?;
+    // The file of a unix socket goes when this does.
+    let _metrics = listener
+        .map(|listener| serve_metrics(listener, inspector))
+        .transpose()
+        .inspect_err(|_| detach_quietly(&mountpoint))?;
     log::info!("{} is mounted on {}", store_path.display(), mountpoint.display());
     if let Err(error) = ready() {
         detach_quietly(&mountpoint);
@@ -86,6 +94,13 @@ fn start(
         .map_err(|e| Error::io("the kernel and this daemon do not understand each other (FUSE INIT)", e))?;
     let _ = notifier.set(session.notifier());
     session.spawn().map_err(|e| Error::io("threads cannot be started", e))
+}
+
+/// The figures of all views that this daemon's user may see.
+fn serve_metrics(listener: Listener, inspector: Arc<OnceLock<Inspector>>) -> Result<Serving> {
+    let uid = rustix::process::geteuid().as_raw();
+    let caller = Caller { uid, gid: rustix::process::getegid().as_raw(), pid: 0 };
+    listener.serve(move || inspector.get().map(|inspector| inspector.metrics(&caller)))
 }
 
 fn detach_quietly(mountpoint: &Path) {

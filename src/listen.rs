@@ -1,0 +1,385 @@
+//! `--metrics-listen`: GET /metrics over HTTP, for a scraper on this host.
+//!
+//! On threads of its own, of which there are never more than [`MAX_CLIENTS`] and one; a client has
+//! [`PATIENCE`] to ask and to take its answer. Nothing here is waited for by a thread that serves
+//! the mount.
+
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+
+const MAX_CLIENTS: usize = 8;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A request's line and headers.
+const MAX_HEAD: usize = 8 << 10;
+const MAX_HEADERS: usize = 64;
+
+/// Where to listen: nowhere but on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Loopback(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// `127.0.0.1:PORT`, `[::1]:PORT` or `unix:PATH`; port 0 lets the kernel choose.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wanted = "it is 127.0.0.1:PORT, [::1]:PORT or unix:PATH";
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err(Error::Invalid(format!("metrics_listen={text}: {wanted}")));
+            }
+            let path =
+                std::path::absolute(path).map_err(|e| Error::io(format!("metrics_listen={text}"), e))?;
+            return Ok(Self::Unix(path));
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(Self::Loopback(address)),
+            Ok(_) => Err(Error::Invalid(format!(
+                "metrics_listen={text}: anybody on the network could read it there; {wanted}"
+            ))),
+            Err(_) => Err(Error::Invalid(format!("metrics_listen={text}: {wanted}"))),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback(address) => write!(f, "http://{address}/metrics"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Listens, and answers nobody yet.
+pub struct Listener {
+    sockets: Sockets,
+    address: Address,
+}
+
+enum Sockets {
+    Tcp(TcpListener),
+    Unix(UnixListener, OwnFile),
+}
+
+/// Removes a socket's file at the end, unless another has taken its place.
+struct OwnFile {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener {
+    pub fn bind(address: &Address) -> Result<Self> {
+        let failed = |e| Error::io(format!("metrics_listen: {address}"), e);
+        match address {
+            Address::Loopback(wanted) => {
+                let listener = TcpListener::bind(wanted).map_err(failed)?;
+                let address = Address::Loopback(listener.local_addr().map_err(failed)?);
+                Ok(Self { sockets: Sockets::Tcp(listener), address })
+            }
+            Address::Unix(path) => {
+                make_way(path)?;
+                let (listener, file) = bind_unix(path).map_err(failed)?;
+                Ok(Self { sockets: Sockets::Unix(listener, file), address: address.clone() })
+            }
+        }
+    }
+
+    /// Answers with what `metrics` gives, until the result is dropped or the program ends.
+    pub fn serve(self, metrics: impl Fn() -> Option<String> + Send + Sync + 'static) -> Result<Serving> {
+        let desk =
+            Arc::new(Desk { metrics: Box::new(metrics), clients: AtomicUsize::new(0), one: Mutex::new(()) });
+        let failed = |e| Error::io("metrics_listen: threads", e);
+        let thread = thread::Builder::new().name("metrics".into());
+        let file = match self.sockets {
+            Sockets::Tcp(listener) => {
+                thread
+                    .spawn(move || listener.incoming().for_each(|client| desk.admit(client)))
+                    .map_err(failed)?;
+                None
+            }
+            Sockets::Unix(listener, file) => {
+                thread
+                    .spawn(move || listener.incoming().for_each(|client| desk.admit(client)))
+                    .map_err(failed)?;
+                Some(file)
+            }
+        };
+        log::info!("metrics are served on {}", self.address);
+        Ok(Serving { _file: file })
+    }
+}
+
+/// Holds the file of a unix socket.
+pub struct Serving {
+    _file: Option<OwnFile>,
+}
+
+/// A socket file that nobody listens on is left from a daemon that was killed. Anything else there
+/// is not ours to remove.
+fn make_way(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(Error::Invalid(format!(
+            "metrics_listen=unix:{shown}: a file that is no socket is there"
+        )));
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(e) => Err(Error::io(format!("metrics_listen=unix:{shown}"), e)),
+        Ok(_) => Err(Error::Invalid(format!("metrics_listen=unix:{shown}: somebody listens there already"))),
+    }
+}
+
+/// Under a name of its own first: nobody may connect before the mode is right, and the old file
+/// goes in the same step.
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, OwnFile)> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let unfinished = path.with_file_name(name);
+    let listener = UnixListener::bind(&unfinished)?;
+    let finish = || {
+        fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
+        let metadata = fs::symlink_metadata(&unfinished)?;
+        fs::rename(&unfinished, path)?;
+        Ok(OwnFile { path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
+    };
+    let file = finish().inspect_err(|_: &io::Error| drop(fs::remove_file(&unfinished)))?;
+    Ok((listener, file))
+}
+
+struct Desk {
+    metrics: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    clients: AtomicUsize,
+    /// The figures are collected for one client at a time.
+    one: Mutex<()>,
+}
+
+impl Desk {
+    /// A client too many is turned away, as is one for whom there is no thread.
+    fn admit<C: Client>(self: &Arc<Self>, client: io::Result<C>) {
+        let Ok(client) = client else {
+            // Out of descriptors, most likely: trying again at once would only burn a CPU.
+            return thread::sleep(Duration::from_millis(100));
+        };
+        if self.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let place = Place(self.clone());
+        let answer = move || drop(place.0.answer(client));
+        // Without a thread `place` is dropped with the closure.
+        let _ = thread::Builder::new().name("metrics-client".into()).spawn(answer);
+    }
+
+    fn answer(&self, mut client: impl Client) -> io::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let (status, kind, body) = match read_head(&mut client, deadline)? {
+            Asked::Metrics => match self.collect() {
+                Some(text) => ("200 OK", crate::inspect::metrics::CONTENT_TYPE, text),
+                None => ("503 Service Unavailable", "text/plain", "the mount is not complete yet\n".into()),
+            },
+            Asked::Other => ("404 Not Found", "text/plain", "there is /metrics and nothing else\n".into()),
+            Asked::Nonsense => ("400 Bad Request", "text/plain", "this is no HTTP request\n".into()),
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        // Collecting took its time: the client has a new deadline to take it.
+        write_all(&mut client, [head, body].concat().as_bytes(), Instant::now() + PATIENCE)
+    }
+
+    fn collect(&self) -> Option<String> {
+        let _one = self.one.try_lock_for(PATIENCE)?;
+        (self.metrics)()
+    }
+}
+
+struct Place(Arc<Desk>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+trait Client: Read + Write + Send + 'static {
+    /// How long the next read and write may take.
+    fn limit(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Client for TcpStream {
+    fn limit(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+impl Client for UnixStream {
+    fn limit(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+enum Asked {
+    Metrics,
+    Other,
+    Nonsense,
+}
+
+fn read_head(client: &mut impl Client, deadline: Instant) -> io::Result<Asked> {
+    let mut head = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        client.limit(left(deadline)?)?;
+        let length = client.read(&mut piece)?;
+        head.extend_from_slice(&piece[..length]);
+        match asked(&head) {
+            Some(asked) => return Ok(asked),
+            None if length == 0 || head.len() > MAX_HEAD => return Ok(Asked::Nonsense),
+            None => {}
+        }
+    }
+}
+
+/// None where the head is not complete yet.
+fn asked(head: &[u8]) -> Option<Asked> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Ok(httparse::Status::Partial) => None,
+        Ok(httparse::Status::Complete(_)) => {
+            let path = request.path.unwrap_or_default().split('?').next();
+            let is_metrics = request.method == Some("GET") && path == Some("/metrics");
+            Some(if is_metrics { Asked::Metrics } else { Asked::Other })
+        }
+        Err(_) => Some(Asked::Nonsense),
+    }
+}
+
+fn write_all(client: &mut impl Client, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        client.limit(left(deadline)?)?;
+        match client.write(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            length => bytes = &bytes[length..],
+        }
+    }
+    Ok(())
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(client: &mut (impl Read + Write), request: &str) -> String {
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn metrics() -> Option<String> {
+        Some("up 1\n".into())
+    }
+
+    #[test]
+    fn nothing_but_this_host_is_listened_on() {
+        assert!(matches!(Address::parse("127.0.0.1:9"), Ok(Address::Loopback(_))));
+        assert!(matches!(Address::parse("[::1]:0"), Ok(Address::Loopback(_))));
+        assert_eq!(Address::parse("unix:/run/m").unwrap(), Address::Unix("/run/m".into()));
+        for text in ["0.0.0.0:9", "[::]:9", "192.0.2.1:9", "9", ":9", "localhost:9", "127.0.0.1", "unix:", ""]
+        {
+            let error = Address::parse(text).unwrap_err().to_string();
+            assert!(error.contains("127.0.0.1:PORT") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_there_and_nothing_else_is() {
+        let listener = Listener::bind(&Address::parse("127.0.0.1:0").unwrap()).unwrap();
+        let Address::Loopback(address) = listener.address else { panic!() };
+        assert_ne!(address.port(), 0);
+        let _serving = listener.serve(metrics).unwrap();
+        let ask = |request: &str| ask(&mut TcpStream::connect(address).unwrap(), request);
+        let answer = ask("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nup 1\n"), "{answer}");
+        assert!(ask("GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        assert!(ask("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        assert!(ask("\x01\x02\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    }
+
+    /// More clients that say nothing than there are places: one who asks is served once they have
+    /// had their time, or at once while a place is free.
+    #[test]
+    fn silent_clients_do_not_keep_the_others_out_for_long() {
+        let listener = Listener::bind(&Address::parse("127.0.0.1:0").unwrap()).unwrap();
+        let Address::Loopback(address) = listener.address else { panic!() };
+        let _serving = listener.serve(metrics).unwrap();
+        let asks = || {
+            let mut client = TcpStream::connect(address).unwrap();
+            let mut answer = String::new();
+            let _ = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+            let _ = client.read_to_string(&mut answer);
+            answer.ends_with("up 1\n")
+        };
+        let mut silent: Vec<_> = (1..MAX_CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert!(asks(), "a place is free");
+        silent.extend((0..MAX_CLIENTS).map(|_| TcpStream::connect(address).unwrap()));
+        let until = Instant::now() + 4 * PATIENCE;
+        while !asks() {
+            assert!(Instant::now() < until);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_ours_is_removed_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metrics.sock");
+        let address = Address::Unix(path.clone());
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "as a killed daemon leaves it");
+        let serving = Listener::bind(&address).unwrap().serve(metrics).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let answer = ask(&mut UnixStream::connect(&path).unwrap(), "GET /metrics HTTP/1.0\r\n\r\n");
+        assert!(answer.ends_with("up 1\n"), "{answer}");
+        let refused = Listener::bind(&address).err().unwrap().to_string();
+        assert!(refused.contains("somebody listens there already"), "{refused}");
+        drop(serving);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        fs::write(&path, b"mine").unwrap();
+        assert!(Listener::bind(&address).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+}
