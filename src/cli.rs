@@ -33,6 +33,7 @@ pub enum Command {
     Ls(LsArgs),
     Views(ViewsArgs),
     Top(TopArgs),
+    Map(MapArgs),
     Discard(DiscardArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
@@ -172,6 +173,31 @@ pub struct TopArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "it is a number of seconds from 0.1 to 3600".into())
+}
+
+/// Draw which pages of a view are template, private or punched, and which are in memory.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "In the terminal the picture fits the window (or COLUMNS and LINES) and is \
+                        coloured, unless NO_COLOR is set. A FILE of `-` is stdout.\n\n\
+                        Example:\n  templatefs map web-1\n  \
+                        templatefs map /mnt/t web-1 --svg web-1.svg\n  \
+                        templatefs map --template debian/12.ram /mnt/t")]
+pub struct MapArgs {
+    /// A view's ID or its path on a mount; a mountpoint when ID follows, or with --template
+    #[arg(value_name = "VIEW", required_unless_present = "template")]
+    pub target: Option<PathBuf>,
+    /// The view's ID, as `templatefs views` lists it
+    #[arg(value_name = "ID", conflicts_with = "template")]
+    pub view: Option<String>,
+    /// Instead: over all views of a template, how many own each region
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
+    /// Write an SVG picture
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write a PNG picture
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
 }
 
 /// Discard a named view and what was written to it.

@@ -11,8 +11,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 10] =
-    ["mount", "umount", "resolve", "ls", "views", "top", "discard", "demo", "completions", "man"];
+const COMMANDS: [&str; 11] =
+    ["mount", "umount", "resolve", "ls", "views", "top", "map", "discard", "demo", "completions", "man"];
 
 fn templatefs() -> Command {
     Command::new(env!("CARGO_BIN_EXE_templatefs"))

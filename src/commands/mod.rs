@@ -11,6 +11,7 @@ mod discard;
 mod generate;
 mod listing;
 mod ls;
+mod map;
 mod mount;
 mod page_cache;
 mod readers;
@@ -32,6 +33,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Umount(args) => umount::run(&args),
         Command::Views(args) => views::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Map(args) => map::run(&args),
         Command::Discard(args) => discard::run(&args),
         Command::Demo(_) => demo::run(),
     }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub use cache::answer as answer_page_cache;
 pub use pages::{Holding, ResidentPages};
 pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport};
+pub use resident::union;
 pub use templates::{TemplateList, TemplateReport};
 
 use crate::access::Caller;
