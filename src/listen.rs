@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result};
 
 const MAX_CLIENTS: usize = 8;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Less in tests, which wait for its end.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 5000 });
 /// A request's line and headers.
 const MAX_HEAD: usize = 8 << 10;
 const MAX_HEADERS: usize = 64;
