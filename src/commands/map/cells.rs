@@ -97,7 +97,9 @@ pub fn hottest(owners: &[(Range<u64>, u64)], most: usize) -> Vec<(Range<u64>, u6
     shared
 }
 
+// A run of pages is a range, and often there is one.
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

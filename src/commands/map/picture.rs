@@ -203,7 +203,9 @@ fn exact(bytes: u64) -> String {
     unit.map_or_else(|| bytes.to_string(), |(unit, size)| format!("{} {unit}", bytes / size))
 }
 
+// A run of pages is a range, and often there is one.
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

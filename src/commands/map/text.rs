@@ -80,7 +80,9 @@ fn sgr(mark: Mark) -> Option<&'static str> {
     }
 }
 
+// A run of pages is a range, and often there is one.
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use crate::commands::map::picture::Pages;

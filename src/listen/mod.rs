@@ -1,31 +1,24 @@
 //! `--metrics-listen`: GET /metrics over HTTP, for a scraper on this host.
 //!
-//! On threads of its own, of which there are never more than [`MAX_CLIENTS`] and one; a client has
-//! [`PATIENCE`] to ask and to take its answer. Nothing here is waited for by a thread that serves
-//! the mount.
+//! On threads of its own: one that receives clients, and one for each of [`http::MAX_CLIENTS`] at
+//! most, who have [`http::PATIENCE`] to ask and as long to take the answer. No thread that serves
+//! the mount waits for any of these.
+
+mod http;
 
 use std::fmt;
 use std::fs::{self, Permissions};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-
-const MAX_CLIENTS: usize = 8;
-/// Less in tests, which wait for its end.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 5000 });
-/// A request's line and headers.
-const MAX_HEAD: usize = 8 << 10;
-const MAX_HEADERS: usize = 64;
+use crate::name::printable;
+use http::Desk;
 
 /// Where to listen: nowhere but on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,20 +31,21 @@ impl Address {
     /// `127.0.0.1:PORT`, `[::1]:PORT` or `unix:PATH`; port 0 lets the kernel choose.
     pub fn parse(text: &str) -> Result<Self> {
         let wanted = "it is 127.0.0.1:PORT, [::1]:PORT or unix:PATH";
+        let shown = printable(text.as_bytes());
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() {
-                return Err(Error::Invalid(format!("metrics_listen={text}: {wanted}")));
+                return Err(Error::Invalid(format!("metrics_listen={shown}: {wanted}")));
             }
             let path =
-                std::path::absolute(path).map_err(|e| Error::io(format!("metrics_listen={text}"), e))?;
+                std::path::absolute(path).map_err(|e| Error::io(format!("metrics_listen={shown}"), e))?;
             return Ok(Self::Unix(path));
         }
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Self::Loopback(address)),
             Ok(_) => Err(Error::Invalid(format!(
-                "metrics_listen={text}: anybody on the network could read it there; {wanted}"
+                "metrics_listen={shown}: anybody on the network could read it there; {wanted}"
             ))),
-            Err(_) => Err(Error::Invalid(format!("metrics_listen={text}: {wanted}"))),
+            Err(_) => Err(Error::Invalid(format!("metrics_listen={shown}: {wanted}"))),
         }
     }
 }
@@ -109,8 +103,7 @@ impl Listener {
 
     /// Answers with what `metrics` gives, until the result is dropped or the program ends.
     pub fn serve(self, metrics: impl Fn() -> Option<String> + Send + Sync + 'static) -> Result<Serving> {
-        let desk =
-            Arc::new(Desk { metrics: Box::new(metrics), clients: AtomicUsize::new(0), one: Mutex::new(()) });
+        let desk = Arc::new(Desk::new(metrics));
         let failed = |e| Error::io("metrics_listen: threads", e);
         let thread = thread::Builder::new().name("metrics".into());
         let file = match self.sockets {
@@ -171,135 +164,13 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, OwnFile)> {
     Ok((listener, file))
 }
 
-struct Desk {
-    metrics: Box<dyn Fn() -> Option<String> + Send + Sync>,
-    clients: AtomicUsize,
-    /// The figures are collected for one client at a time.
-    one: Mutex<()>,
-}
-
-impl Desk {
-    /// A client too many is turned away, as is one for whom there is no thread.
-    fn admit<C: Client>(self: &Arc<Self>, client: io::Result<C>) {
-        let Ok(client) = client else {
-            // Out of descriptors, most likely: trying again at once would only burn a CPU.
-            return thread::sleep(Duration::from_millis(100));
-        };
-        if self.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
-            self.clients.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
-        let place = Place(self.clone());
-        let answer = move || drop(place.0.answer(client));
-        // Without a thread `place` is dropped with the closure.
-        let _ = thread::Builder::new().name("metrics-client".into()).spawn(answer);
-    }
-
-    fn answer(&self, mut client: impl Client) -> io::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        let (status, kind, body) = match read_head(&mut client, deadline)? {
-            Asked::Metrics => match self.collect() {
-                Some(text) => ("200 OK", crate::inspect::metrics::CONTENT_TYPE, text),
-                None => ("503 Service Unavailable", "text/plain", "the mount is not complete yet\n".into()),
-            },
-            Asked::Other => ("404 Not Found", "text/plain", "there is /metrics and nothing else\n".into()),
-            Asked::Nonsense => ("400 Bad Request", "text/plain", "this is no HTTP request\n".into()),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        // Collecting took its time: the client has a new deadline to take it.
-        write_all(&mut client, [head, body].concat().as_bytes(), Instant::now() + PATIENCE)
-    }
-
-    fn collect(&self) -> Option<String> {
-        let _one = self.one.try_lock_for(PATIENCE)?;
-        (self.metrics)()
-    }
-}
-
-struct Place(Arc<Desk>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-trait Client: Read + Write + Send + 'static {
-    /// How long the next read and write may take.
-    fn limit(&self, time: Duration) -> io::Result<()>;
-}
-
-impl Client for TcpStream {
-    fn limit(&self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))?;
-        self.set_write_timeout(Some(time))
-    }
-}
-
-impl Client for UnixStream {
-    fn limit(&self, time: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(time))?;
-        self.set_write_timeout(Some(time))
-    }
-}
-
-enum Asked {
-    Metrics,
-    Other,
-    Nonsense,
-}
-
-fn read_head(client: &mut impl Client, deadline: Instant) -> io::Result<Asked> {
-    let mut head = Vec::new();
-    let mut piece = [0; 1024];
-    loop {
-        client.limit(left(deadline)?)?;
-        let length = client.read(&mut piece)?;
-        head.extend_from_slice(&piece[..length]);
-        match asked(&head) {
-            Some(asked) => return Ok(asked),
-            None if length == 0 || head.len() > MAX_HEAD => return Ok(Asked::Nonsense),
-            None => {}
-        }
-    }
-}
-
-/// None where the head is not complete yet.
-fn asked(head: &[u8]) -> Option<Asked> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(head) {
-        Ok(httparse::Status::Partial) => None,
-        Ok(httparse::Status::Complete(_)) => {
-            let path = request.path.unwrap_or_default().split('?').next();
-            let is_metrics = request.method == Some("GET") && path == Some("/metrics");
-            Some(if is_metrics { Asked::Metrics } else { Asked::Other })
-        }
-        Err(_) => Some(Asked::Nonsense),
-    }
-}
-
-fn write_all(client: &mut impl Client, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    while !bytes.is_empty() {
-        client.limit(left(deadline)?)?;
-        match client.write(bytes)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            length => bytes = &bytes[length..],
-        }
-    }
-    Ok(())
-}
-
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    use super::http::{MAX_CLIENTS, PATIENCE};
     use super::*;
 
     fn ask(client: &mut (impl Read + Write), request: &str) -> String {
