@@ -207,25 +207,3 @@ fn the_control_directory_tells_the_same_and_ends_with_its_views() {
     assert!(names("views").is_empty());
     assert!(std::fs::read(control.join("views/web-1/status")).is_err());
 }
-
-/// What programs read has a documented form: each field of it stands in docs/INSPECT.md, and no other.
-#[test]
-fn the_documented_fields_are_those_of_views_json() {
-    let _limit = limit(Duration::from_secs(60));
-    let fixture = Fixture::new();
-    let _file = open_rw(fixture.mounted.path("t?rom=off")).unwrap();
-    let text = std::fs::read(fixture.mounted.path(".templatefs/views.json")).unwrap();
-    let report: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    assert_eq!(report["schema"], 1);
-    let view = report["views"][0].as_object().unwrap();
-    let given: BTreeSet<&str> = view.keys().map(String::as_str).collect();
-    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/INSPECT.md")).unwrap();
-    let table = document.split("## The figures of a view").nth(1).unwrap();
-    let rows = table.lines().filter(|line| line.starts_with("| `"));
-    let cells = rows.map(|row| row.split('|').nth(1).unwrap());
-    let documented: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
-    assert_eq!(given, documented);
-    for field in view["processes"][0].as_object().unwrap().keys() {
-        assert!(table.contains(&format!("`{field}`")), "{field}");
-    }
-}
