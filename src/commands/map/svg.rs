@@ -19,7 +19,7 @@ const MARGIN: usize = 16;
 /// A label of an offset each so many rows.
 const LABEL_EVERY: usize = 4;
 /// The legend's text needs that much.
-const LEAST_WIDTH: usize = 640;
+const LEAST_WIDTH: usize = 820;
 
 pub const BAR_COLOUR: [u8; 3] = [0x37, 0x41, 0x51];
 
