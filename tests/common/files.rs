@@ -66,14 +66,18 @@ pub fn assert_refused<T>(result: io::Result<T>, wanted: Errno, what: impl Debug)
     assert_eq!(errno(result), Some(wanted), "{what:?}");
 }
 
-/// Whatever lies below a directory, sorted, with each file's length.
+/// Whatever lies below a directory, sorted, with each file's length. What vanishes meanwhile is
+/// left out.
 pub fn tree(directory: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     let mut todo = vec![directory.to_owned()];
     while let Some(directory) = todo.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            let metadata = fs::symlink_metadata(&path).unwrap();
+            let metadata = match fs::symlink_metadata(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata.unwrap(),
+            };
             if metadata.is_dir() {
                 todo.push(path.clone());
             }
