@@ -99,6 +99,30 @@ fn what_a_shared_mapping_wrote_is_counted_to_the_page() {
     assert_eq!(view.cost_bytes, Some(view.private_bytes + view.cached_bytes.unwrap()));
 }
 
+/// The kernel writes back when it wants, also while it is looked.
+#[test]
+fn what_is_not_yet_written_back_is_in_the_cost() {
+    let _limit = limit(Duration::from_secs(60));
+    let mut fixture = Fixture::new();
+    let (first, second) = (fixture.pages(500), fixture.pages(500));
+    let file = open_rw(fixture.mounted.path("t?rom=off")).unwrap();
+    let mapping = Mapping::shared(&file).unwrap();
+    let mut written = BTreeSet::new();
+    for more in [first, second] {
+        store(&mapping, &more);
+        written.extend(more);
+        let view = fixture.the_view();
+        let (private, dirty, cached) =
+            (view.private_bytes, view.dirty_bytes.unwrap(), view.cached_bytes.unwrap());
+        assert!(private + dirty >= bytes(&written), "{view:#?}");
+        assert!(private <= bytes(&written) && cached >= bytes(&written), "{view:#?}");
+        assert_eq!(view.cost_bytes, Some(private + cached));
+        mapping.sync_all().unwrap();
+        let view = fixture.the_view();
+        assert_eq!((view.private_bytes, view.dirty_bytes), (bytes(&written), Some(0)), "{view:#?}");
+    }
+}
+
 #[test]
 fn what_was_written_and_punched_is_counted_to_the_page() {
     let _limit = limit(Duration::from_secs(60));

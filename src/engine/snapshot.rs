@@ -131,6 +131,14 @@ impl Engine {
         Some(snapshot)
     }
 
+    /// What a view that is open owns now; None where it owns no pages at all, or is closed.
+    pub fn usage_now(&self, view: &ViewSnapshot) -> Option<Usage> {
+        match self.nodes.get(view.node?)?.state.lock().content.as_ref()? {
+            Content::View(view) => Some(view.overlay.usage()),
+            Content::Template(_) | Content::Authored(_) => None,
+        }
+    }
+
     /// Of a view's template, what is no hole; None where it cannot be read. Reads the template's
     /// layout once while it is pinned.
     pub fn template_data(&self, view: &ViewSnapshot) -> Option<u64> {

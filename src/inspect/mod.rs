@@ -46,9 +46,13 @@ impl Inspector {
     /// The figures of the views that `caller` may see. Asks the mount: never to be called by a
     /// thread that serves it.
     pub fn report(&self, caller: &Caller) -> Report {
-        let views = self.engine.snapshot(caller);
+        let mut views = self.engine.snapshot(caller);
         let mappers = Mappers::scan(self.device);
         let caches = self.caches(&views);
+        // Later than the page cache: a dirty page that is written back meanwhile is in both, never in neither.
+        for view in &mut views {
+            view.usage = self.engine.usage_now(view).unwrap_or(view.usage);
+        }
         let mut patience = Patience::new();
         let view = |(view, cache)| self.view(caller, view, cache, &mappers, &mut patience);
         Report { schema: SCHEMA, views: views.into_iter().zip(caches).map(view).collect() }
