@@ -79,9 +79,14 @@ fn a_reader_that_goes_away_ends_top() {
 
 /// The ids of the rows on a screen of `top`, in their order.
 fn rows(screen: &str) -> Vec<&str> {
+    column(screen, 0)
+}
+
+/// One column of these rows.
+fn column(screen: &str, index: usize) -> Vec<&str> {
     let rows = screen.lines().skip_while(|line| !line.starts_with("  VIEW")).skip(1);
     let words = rows.take_while(|line| !line.is_empty());
-    words.map(|line| line.trim_start_matches('>').split_whitespace().next().unwrap()).collect()
+    words.map(|line| line.trim_start_matches('>').split_whitespace().nth(index).unwrap_or("")).collect()
 }
 
 #[test]
@@ -111,6 +116,19 @@ fn top_on_a_terminal_shows_sorts_and_explains() {
     terminal.press("g");
     fixture.dirty_shared(SHARED, 2 * SHARED);
     terminal.wait_for("growth", |screen| rows(screen).first() == Some(&"web-1") && screen.contains("576K"));
+
+    terminal.press("v");
+    let vms = |screen: &str| column(screen, 1).join(" ");
+    terminal.wait_for("order of VMs", |screen| vms(screen) == "db web web -" && screen.contains("VM▲"));
+    terminal.press("c");
+    let by_cost = ["web-1", &anonymous];
+    terminal.wait_for("order of cost", |screen| {
+        rows(screen).get(..2) == Some(&by_cost) && screen.contains("COST▼")
+    });
+    fixture.punch(3 * SHARED..4 * SHARED);
+    // 48 of 256 pages, in a bar of 22 cells.
+    let row = |screen: &str| screen.lines().find(|line| line.contains("web-1")).unwrap_or("").to_owned();
+    terminal.wait_for("punched pages", |screen| row(screen).matches('░').count() == 4);
 
     terminal.press("p");
     terminal.press("Down");

@@ -1,9 +1,11 @@
 //! A real mount whose views cost what is said here.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::process::{Command, Output, Stdio};
 
 use memmap2::{MmapMut, MmapOptions};
+use rustix::fs::{FallocateFlags, fallocate};
 use serde_json::Value;
 
 use super::mounted::{Mounted, Options, binary};
@@ -53,6 +55,13 @@ impl Costly {
             shared[page * PAGE] = 1;
         }
         shared.flush().unwrap();
+    }
+
+    /// Punches pages of the view that is shared.
+    pub fn punch(&self, pages: Range<usize>) {
+        let (shared, ..) = self.open.as_ref().expect("views in use");
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(shared, flags, (pages.start * PAGE) as u64, (pages.len() * PAGE) as u64).unwrap();
     }
 
     /// Maps and opens nothing any more.
