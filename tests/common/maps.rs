@@ -21,10 +21,10 @@ impl Mapping {
         MmapOptions::new().map_raw_read_only(file).map(Self)
     }
 
-    /// MAP_PRIVATE, writable, also of a file that is open for reading only.
+    /// MAP_PRIVATE, writable, also of a file that is open for reading only; it may be longer than memory.
     pub fn private(file: &File) -> io::Result<Mapping> {
         // SAFETY: the map becomes an MmapRaw at once, of which nobody makes a slice.
-        unsafe { MmapOptions::new().map_copy(file) }.map(MmapRaw::from).map(Self)
+        unsafe { MmapOptions::new().no_reserve_swap().map_copy(file) }.map(MmapRaw::from).map(Self)
     }
 
     /// `length` bytes at `offset`, MAP_SHARED and writable: for files too large to map as a whole.
