@@ -5,12 +5,11 @@ mod common;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
 use std::time::Duration;
 
 use common::clones::{
     CLONES, Captured, TEMPLATING, assert_keeps_its_data, assert_nvdimm_is_rom, at_once, digest, eight,
-    nvdimm_image, open_directory, work, work_all,
+    mount_for_guests, nvdimm_image, open_directory, publish, settle, work, work_all,
 };
 use common::guest::{Backend, Guest, Machine, Template};
 use common::limit::{limit, poll};
@@ -26,18 +25,6 @@ const TIME: Duration = Duration::from_secs(240);
 const WAYS: [&str; 3] = [TEMPLATING, "share=on", "share=off,readonly=off"];
 const RAM: u64 = Machine::SMALL.ram_mib << 20;
 
-/// A mount that QEMU may use as [`ordinary_user`], with the captured template as `ram`.
-fn mount_for_guests(captured: &Captured) -> Mounted {
-    let mounted = Mounted::start(Options::with(if is_root() { &["--allow-other"] } else { &[] }));
-    publish(&mounted, &captured.template.ram, "ram");
-    mounted
-}
-
-/// Puts a captured file into the store, as it is.
-fn publish(mounted: &Mounted, file: &Path, name: &str) {
-    fs::hard_link(file, mounted.store.join(name)).unwrap();
-}
-
 /// Eight clones with RAM at these paths of the mount.
 fn clones(
     mounted: &Mounted,
@@ -48,14 +35,6 @@ fn clones(
     let template = &captured.template;
     let ram = |number| Backend::new(mounted.path(&path(number)), options(number));
     eight(template, |number| template.start_as(ordinary_user(), ram(number), None))
-}
-
-/// Lets the kernel write back what a clone stored to its RAM: until then only the kernel knows of it.
-fn settle(guest: &Guest) {
-    let fds = fs::read_dir(format!("/proc/{}/fd", guest.qemu.pid())).unwrap();
-    let is_ram = |path: &Path| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("/mnt/ram?"));
-    let ram = fds.map(|fd| fd.unwrap().path()).find(|path| is_ram(path)).expect("an open RAM file");
-    File::open(ram).unwrap().sync_all().unwrap();
 }
 
 /// The clones' views: one each, with its QEMU and nobody else as opener.
@@ -88,7 +67,7 @@ fn assert_no_view_is_left(mounted: &Mounted) {
 fn templating_clones_read_the_template_itself_and_outlive_the_daemon() {
     let _limit = limit(TIME);
     let captured = &Captured::get();
-    let mut mounted = mount_for_guests(captured);
+    let mut mounted = mount_for_guests(&captured.template, "ram");
     let mut clones = clones(&mounted, captured, |n| format!("ram?rom=off&vm=web-{n}"), |_| TEMPLATING);
     work_all(&mut clones);
     for (number, view) in views_of(&mounted, &clones).iter().enumerate() {
@@ -115,10 +94,10 @@ fn templating_clones_read_the_template_itself_and_outlive_the_daemon() {
 fn shared_clones_each_have_a_view_of_their_own_that_goes_with_them() {
     let _limit = limit(TIME);
     let captured = &Captured::get();
-    let mounted = mount_for_guests(captured);
+    let mounted = mount_for_guests(&captured.template, "ram");
     let mut clones = clones(&mounted, captured, |n| format!("ram?rom=off,vm=web-{n}"), |_| "share=on");
     work_all(&mut clones);
-    clones.iter().for_each(settle);
+    clones.iter().for_each(|guest| settle(guest, &mounted));
     for (number, view) in views_of(&mounted, &clones).iter().enumerate() {
         assert_eq!(view.vm.as_ref().map(Label::as_str), Some(&*format!("web-{number}")));
         assert!(view.id.starts_with('@'), "{view:?}");
@@ -142,7 +121,7 @@ fn shared_clones_each_have_a_view_of_their_own_that_goes_with_them() {
 fn clones_copy_pages_of_a_writable_view_themselves_where_share_is_off() {
     let _limit = limit(TIME);
     let captured = &Captured::get();
-    let mounted = mount_for_guests(captured);
+    let mounted = mount_for_guests(&captured.template, "ram");
     let mut clones = clones(&mounted, captured, |_| "ram?rom=off".to_owned(), |_| "share=off,readonly=off");
     work_all(&mut clones);
     for view in views_of(&mounted, &clones) {
@@ -158,7 +137,7 @@ fn clones_copy_pages_of_a_writable_view_themselves_where_share_is_off() {
 fn clones_with_named_views_are_put_to_sleep_and_wake_after_a_restart() {
     let _limit = limit(TIME);
     let captured = &Captured::get();
-    let mut mounted = mount_for_guests(captured);
+    let mut mounted = mount_for_guests(&captured.template, "ram");
     let path = |number| format!("ram?rom=off&view=vm-{number}&vm=web-{number}");
     let mut awake = clones(&mounted, captured, path, |_| "share=on");
     work_all(&mut awake);
@@ -208,8 +187,7 @@ fn clones_share_a_read_only_nvdimm_that_none_can_write() {
     let directory = open_directory();
     let disk = nvdimm_image(directory.path());
     let template = Template::make(directory.path(), Machine::WITH_NVDIMM, Some(&disk));
-    let mounted = Mounted::start(Options::with(if is_root() { &["--allow-other"] } else { &[] }));
-    publish(&mounted, &template.ram, "ram");
+    let mounted = mount_for_guests(&template, "ram");
     publish(&mounted, &disk, "disk");
     let before = (digest(&template.ram), digest(&disk));
     let options = ["share=on,readonly=on", "share=off,readonly=on,rom=on"];
@@ -277,7 +255,7 @@ fn clones_run_on_an_ordinary_users_own_mount() {
 fn memory_that_a_guest_gives_back_leaves_its_view() {
     let _limit = limit(TIME);
     let captured = &Captured::get();
-    let mounted = mount_for_guests(captured);
+    let mounted = mount_for_guests(&captured.template, "ram");
     let path = mounted.path("ram?rom=off&view=vm");
     let data = mounted.state.join("views/n-vm.data");
     let cost = || {

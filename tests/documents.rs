@@ -42,3 +42,16 @@ fn the_readme_holds_both_of_qemus_messages() {
         assert!(text.contains(conflict.qemu_message()));
     }
 }
+
+#[test]
+fn the_readme_fits_its_width_and_its_links_lead_somewhere() {
+    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let screen = text.split("```console\n").find(|rest| rest.starts_with("$ templatefs top ")).expect("top");
+    let screen = screen.split("```").next().unwrap();
+    assert!(screen.lines().all(|line| line.chars().count() <= 100), "{screen}");
+    let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    let local: Vec<&str> = links.filter(|link| !link.contains("://")).collect();
+    assert!(local.contains(&"docs/map.svg"), "{local:?}");
+    assert!(local.iter().all(|link| root().join(link).exists()), "{local:?}");
+    assert!(std::fs::metadata(root().join("docs/map.svg")).unwrap().len() < 60_000);
+}

@@ -1,6 +1,6 @@
 //! Eight clones of a template at once, and what each does to show that its memory is its own.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::guest::{Guest, Machine, Restoring, Template};
+use super::mounted::{Mounted, Options, is_root};
 
 pub const CLONES: usize = 8;
 
@@ -64,6 +65,28 @@ pub fn digest(path: &Path) -> String {
     let output = Command::new("sha256sum").arg(path).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
+/// A mount that QEMU may use as [`ordinary_user`](super::qemu::ordinary_user), with a template's RAM in it.
+pub fn mount_for_guests(template: &Template, name: &str) -> Mounted {
+    let mounted = Mounted::start(Options::with(if is_root() { &["--allow-other"] } else { &[] }));
+    publish(&mounted, &template.ram, name);
+    mounted
+}
+
+/// Puts a file into the store, as it is.
+pub fn publish(mounted: &Mounted, file: &Path, name: &str) {
+    let path = mounted.store.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::hard_link(file, path).unwrap();
+}
+
+/// Lets the kernel write back what a clone stored to its RAM: until then only the kernel knows of it.
+pub fn settle(guest: &Guest, mounted: &Mounted) {
+    let fds = fs::read_dir(format!("/proc/{}/fd", guest.qemu.pid())).unwrap();
+    let is_ram = |path: &Path| fs::read_link(path).is_ok_and(|to| to.starts_with(&mounted.mountpoint));
+    let ram = fds.map(|fd| fd.unwrap().path()).find(|path| is_ram(path)).expect("an open RAM file");
+    File::open(ram).unwrap().sync_all().unwrap();
 }
 
 /// Starts eight QEMUs together and restores all of them from `template`'s state.

@@ -35,6 +35,8 @@ pub struct Machine {
 impl Machine {
     /// The least RAM that boots reliably.
     pub const SMALL: Machine = Machine { ram_mib: 96, nvdimm_mib: 0 };
+    /// Room for a guest that writes 64 MiB.
+    pub const ROOMY: Machine = Machine { ram_mib: 192, nvdimm_mib: 0 };
     pub const WITH_NVDIMM: Machine = Machine { ram_mib: 96, nvdimm_mib: 16 };
 }
 

@@ -10,7 +10,7 @@ use super::limit::{Registered, on_expiry, poll};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A terminal of 110 columns with a shell in it, on a tmux server of its own.
+/// A terminal with a shell in it, on a tmux server of its own.
 pub struct Terminal {
     socket: PathBuf,
     _directory: TempDir,
@@ -18,8 +18,12 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// None, and the reason printed, where there is no tmux.
+    /// 110 columns and 30 rows. None, and the reason printed, where there is no tmux.
     pub fn start() -> Option<Self> {
+        Self::of(110, 30)
+    }
+
+    pub fn of(columns: usize, rows: usize) -> Option<Self> {
         if Command::new("tmux").arg("-V").output().is_err() {
             println!("skipped: tmux is not installed");
             return None;
@@ -31,7 +35,8 @@ impl Terminal {
             move || kill_server(&socket)
         });
         let terminal = Self { socket, _directory: directory, _killed_on_expiry: registered };
-        let size = ["-x", "110", "-y", "30"];
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        let size = ["-x", &columns, "-y", &rows];
         terminal
             .tmux(&[&["-f", "/dev/null", "new-session", "-d"][..], &size, &["env", "PS1=$ ", "sh"]].concat());
         terminal.wait_for("a prompt", |screen| screen.contains('$'));
