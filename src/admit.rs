@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::error::Error;
 use crate::name::{Label, NameError, Request};
-use crate::rules::{Conflict, Kind, Properties, Rom};
+use crate::rules::{Backing, Conflict, Kind, Properties, Rom};
 
 /// Why a well-formed request is refused. Its errno is EINVAL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,13 @@ pub enum Objection {
         kind: Kind,
         properties: Properties,
     },
+    /// `backing=` where the three properties do not make a private view.
+    BackingOfNothingPrivate {
+        backing: Backing,
+        kind: Kind,
+    },
+    /// A name for what is gone with its last user.
+    NamedMemory(Label),
 }
 
 impl Objection {
@@ -28,6 +35,16 @@ impl Objection {
             Self::ViewOfNothingPrivate { view, kind, .. } => {
                 let made = if *kind == Kind::Template { "the template itself" } else { "a ROM view" };
                 format!("view={view} names a private view, but the other keys make this {made}")
+            }
+            Self::BackingOfNothingPrivate { backing, kind } => {
+                let made = if *kind == Kind::Template { "the template itself" } else { "a ROM view" };
+                let backing = backing.as_str();
+                format!("backing={backing} is of a private view, but the other keys make this {made}")
+            }
+            Self::NamedMemory(view) => {
+                format!(
+                    "view={view} lasts until it is discarded, and backing=memory until its last user is gone"
+                )
             }
         }
     }
@@ -43,6 +60,8 @@ impl Objection {
                 (true, Rom::On) => "set rom=off and leave out share for a private view",
                 (true, _) => "add rom=off and leave out share for a private view",
             },
+            Self::BackingOfNothingPrivate { .. } => "leave out backing, or add rom=off for a private view",
+            Self::NamedMemory(_) => "leave out one of the two",
         }
     }
 
@@ -50,7 +69,9 @@ impl Objection {
     pub fn at(self, path: String) -> Error {
         match self {
             Self::Conflict(source) => Error::Conflict { path, source },
-            Self::ViewOfNothingPrivate { .. } => Error::Invalid(format!("{path}: {self}")),
+            Self::ViewOfNothingPrivate { .. }
+            | Self::BackingOfNothingPrivate { .. }
+            | Self::NamedMemory(_) => Error::Invalid(format!("{path}: {self}")),
         }
     }
 }
@@ -65,8 +86,13 @@ impl fmt::Display for Objection {
 pub fn check(request: &Request) -> Result<Kind, Objection> {
     let properties = request.properties();
     let kind = properties.resolve().map_err(Objection::Conflict)?;
-    match request.query.as_ref().and_then(|query| query.view.clone()) {
-        Some(view) if !kind.is_private() => Err(Objection::ViewOfNothingPrivate { view, kind, properties }),
+    let query = request.query.clone().unwrap_or_default();
+    match (query.view, query.backing) {
+        (Some(view), _) if !kind.is_private() => {
+            Err(Objection::ViewOfNothingPrivate { view, kind, properties })
+        }
+        (_, Some(backing)) if !kind.is_private() => Err(Objection::BackingOfNothingPrivate { backing, kind }),
+        (Some(view), Some(Backing::Memory)) => Err(Objection::NamedMemory(view)),
         _ => Ok(kind),
     }
 }

@@ -46,7 +46,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
                         foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
-                        state_dir=DIR and metrics_listen=ADDR; a comma in a path is written `\\,` there. The usual words of \
+                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N and read_ahead=KIB; a comma in a path is written `\\,` there. The usual words of \
                         fstab are accepted; ro, exec and what is unknown are errors.\n\n\
                         Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
 pub struct MountArgs {
@@ -81,6 +81,19 @@ pub struct MountArgs {
     /// Serve /metrics over HTTP on 127.0.0.1:PORT, [::1]:PORT or unix:PATH
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
+    /// Where private views without a name keep their pages unless their path says: overlay (the
+    /// default; in the state directory), memory (all of it in memory of its own: native speed, and
+    /// the whole template's data as its cost) or auto
+    #[arg(long, value_name = "BACKING")]
+    pub backing: Option<String>,
+    /// Keep N filled copies of the templates last opened with backing=memory ready, so that the
+    /// next opens wait for nothing (default 0); each takes its template's data in memory
+    #[arg(long, value_name = "N")]
+    pub pool: Option<String>,
+    /// What the kernel reads around a fault of a view that is served through the daemon (root; the
+    /// kernel's default is 128): more makes first touches faster, and every view cache more pages
+    #[arg(long, value_name = "KIB")]
+    pub read_ahead: Option<String>,
     /// Options as in fstab, separated by commas; may be repeated
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,

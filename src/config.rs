@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use log::LevelFilter;
 
 use crate::cli::MountArgs;
+use crate::engine::Policy;
 use crate::error::{Error, Result};
 use crate::listen::Address;
 use crate::mount_options::{self, MountOption};
 use crate::name::printable;
+use crate::rules::Backing;
 
 /// What a mount is to be. The paths are absolute but need not exist: a daemon leaves the
 /// directory that it was started in.
@@ -28,10 +30,21 @@ pub struct MountConfig {
     pub log_level: LevelFilter,
     pub log_file: Option<PathBuf>,
     pub metrics_listen: Option<Address>,
+    pub backing: Backing,
+    /// 0 to 64.
+    pub pool: usize,
+    /// Bytes; None: the kernel's default.
+    pub read_ahead: Option<u64>,
 }
 
 impl MountConfig {
     pub const MAX_THREADS: usize = 64;
+    pub const MAX_POOL: usize = 64;
+    pub const MAX_READ_AHEAD_KIB: u64 = 65536;
+
+    pub fn policy(&self) -> Policy {
+        Policy { allow_template_writes: self.allow_template_writes, backing: self.backing, pool: self.pool }
+    }
 
     /// Long options and `-o` mean the same and may be mixed; one that is given twice must say the
     /// same both times.
@@ -60,6 +73,9 @@ impl MountConfig {
             log_level: given.log_level.unwrap_or(LevelFilter::Info),
             log_file: given.log_file,
             metrics_listen: given.metrics_listen,
+            backing: given.backing.unwrap_or_default(),
+            pool: given.pool.unwrap_or(0),
+            read_ahead: given.read_ahead,
         })
     }
 }
@@ -77,6 +93,9 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         path(&args.log_file).map(MountOption::LogFile),
         path(&args.state_dir).map(MountOption::StateDir),
         args.metrics_listen.clone().map(MountOption::MetricsListen),
+        args.backing.clone().map(MountOption::Backing),
+        args.pool.clone().map(MountOption::Pool),
+        args.read_ahead.clone().map(MountOption::ReadAhead),
     ]
     .into_iter()
     .flatten()
@@ -93,6 +112,9 @@ struct Given {
     log_level: Option<LevelFilter>,
     log_file: Option<PathBuf>,
     metrics_listen: Option<Address>,
+    backing: Option<Backing>,
+    pool: Option<usize>,
+    read_ahead: Option<u64>,
 }
 
 impl Given {
@@ -113,6 +135,9 @@ impl Given {
             MountOption::MetricsListen(text) => {
                 once(&mut self.metrics_listen, "metrics_listen", Address::parse(&text)?)?;
             }
+            MountOption::Backing(text) => once(&mut self.backing, "backing", backing(&text)?)?,
+            MountOption::ReadAhead(text) => once(&mut self.read_ahead, "read_ahead", read_ahead(&text)?)?,
+            MountOption::Pool(text) => once(&mut self.pool, "pool", pool(&text)?)?,
         }
         Ok(())
     }
@@ -134,6 +159,32 @@ fn threads(text: &str) -> Result<usize> {
     text.parse().ok().filter(|n| (1..=MountConfig::MAX_THREADS).contains(n)).ok_or_else(|| {
         let text = printable(text.as_bytes());
         Error::Invalid(format!("threads={text}: it is a number from 1 to {}", MountConfig::MAX_THREADS))
+    })
+}
+
+fn backing(text: &str) -> Result<Backing> {
+    Backing::parse(text.as_bytes()).ok_or_else(|| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!("backing={text}: it is overlay, memory or auto"))
+    })
+}
+
+fn pool(text: &str) -> Result<usize> {
+    text.parse().ok().filter(|n| *n <= MountConfig::MAX_POOL).ok_or_else(|| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!("pool={text}: it is a number from 0 to {}", MountConfig::MAX_POOL))
+    })
+}
+
+/// In KiB, as the kernel's own setting.
+fn read_ahead(text: &str) -> Result<u64> {
+    let kib = text.parse().ok().filter(|kib| (0..=MountConfig::MAX_READ_AHEAD_KIB).contains(kib));
+    kib.map(|kib: u64| kib * 1024).ok_or_else(|| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!(
+            "read_ahead={text}: it is a number of KiB from 0 to {}",
+            MountConfig::MAX_READ_AHEAD_KIB
+        ))
     })
 }
 

@@ -4,7 +4,7 @@ use crate::admit::{self, Objection};
 use crate::error::Error;
 use crate::name::{self, NameError, Request, printable};
 use crate::qemu::{self, QemuLine};
-use crate::rules::{Kind, Properties, Rom};
+use crate::rules::{Backing, Kind, Properties, Rom};
 
 /// Version of the JSON form; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -22,6 +22,8 @@ pub struct Explanation {
     pub kind: Option<&'static str>,
     pub view: Option<String>,
     pub vm: Option<String>,
+    /// `overlay`, `memory` or `auto`; None: as the mount says.
+    pub backing: Option<&'static str>,
     /// One sentence: what the path would be, or what the daemon logs when it refuses it.
     pub summary: String,
     /// What must hold beside the path itself, and what else a reader should know.
@@ -57,6 +59,7 @@ pub fn explain(raw: &[u8]) -> Explanation {
         kind: None,
         view: None,
         vm: None,
+        backing: None,
         summary: String::new(),
         notes: Vec::new(),
         qemu: Vec::new(),
@@ -71,6 +74,7 @@ pub fn explain(raw: &[u8]) -> Explanation {
     let query = request.query.as_ref();
     out.view = query.and_then(|query| query.view.as_ref()).map(ToString::to_string);
     out.vm = query.and_then(|query| query.vm.as_ref()).map(ToString::to_string);
+    out.backing = query.and_then(|query| query.backing).map(Backing::as_str);
     match admit::check(&request) {
         Ok(kind) => out.accept(kind, raw),
         Err(objection) => out.refuse(refusal(&objection), &objection.at(shown)),
@@ -82,6 +86,7 @@ impl Explanation {
         self.kind = Some(kind.as_str());
         self.summary = summary(kind, self.view.as_deref(), self.vm.as_deref());
         self.notes = notes(kind);
+        self.notes.extend(backing_note(self.backing).map(str::to_owned));
         if raw != self.path.as_bytes() {
             self.notes
                 .push("the path is not plain UTF-8: `\\` escapes stand for its other bytes here".to_owned());
@@ -213,6 +218,19 @@ fn notes(kind: Kind) -> Vec<String> {
         Kind::Template => "only on a mount started with --allow-template-writes, else EROFS",
     };
     vec![note.to_owned()]
+}
+
+fn backing_note(backing: Option<&str>) -> Option<&'static str> {
+    match backing? {
+        "memory" => Some(
+            "backing=memory: its OPEN copies the template's data, unless a filled copy is ready (--pool)",
+        ),
+        "auto" => Some(
+            "backing=auto: memory where the kernel passes files through and the copy is quick or ready, else \
+             overlay; `templatefs views --json` says which and why",
+        ),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

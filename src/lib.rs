@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod admit;
+mod bdi;
 mod caller;
 pub mod cli;
 pub mod commands;
@@ -16,6 +17,7 @@ mod holders;
 pub mod inspect;
 pub mod listen;
 mod logging;
+pub mod memory;
 pub mod mount;
 pub mod mount_options;
 pub mod name;

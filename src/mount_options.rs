@@ -21,6 +21,9 @@ pub enum MountOption {
     LogFile(OsString),
     StateDir(OsString),
     MetricsListen(String),
+    Backing(String),
+    Pool(String),
+    ReadAhead(String),
 }
 
 /// Words that say what a mount of templatefs is anyway, or that are for mount(8) and systemd.
@@ -79,6 +82,9 @@ fn option(word: &[u8]) -> Result<Option<MountOption>> {
         b"log_file" => MountOption::LogFile(path(key, value)?),
         b"state_dir" => MountOption::StateDir(path(key, value)?),
         b"metrics_listen" => MountOption::MetricsListen(text(key, value)?),
+        b"backing" => MountOption::Backing(text(key, value)?),
+        b"pool" => MountOption::Pool(text(key, value)?),
+        b"read_ahead" => MountOption::ReadAhead(text(key, value)?),
         b"ro" => {
             return Err(refused(
                 "ro",

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::rules::{Properties, Rom};
+use crate::rules::{Backing, Properties, Rom};
 
 /// One parsed directory entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Query {
     pub view: Option<Label>,
     /// The virtual machine that a view is accounted to; it decides nothing.
     pub vm: Option<Label>,
+    /// Where a private view's pages are; None: as the mount says.
+    pub backing: Option<Backing>,
 }
 
 /// An identity or a label: 1 to 64 of `[A-Za-z0-9._-]`, not starting with a dot.
@@ -87,7 +89,7 @@ pub enum NameError {
     EmptyPair,
     #[error("`{0}` is not a key=value pair")]
     NotAPair(String),
-    #[error("unknown key `{0}`: the keys are rom, readonly, share, view and vm")]
+    #[error("unknown key `{0}`: the keys are rom, readonly, share, view, vm and backing")]
     UnknownKey(String),
     #[error("the key `{0}` is given twice")]
     RepeatedKey(&'static str),
@@ -100,6 +102,7 @@ impl NameError {
         let expected = match key {
             "rom" => "it is on, off or auto",
             "readonly" | "share" => "it is on or off",
+            "backing" => "it is overlay, memory or auto",
             _ => "it is 1 to 64 of A-Z a-z 0-9 . _ - and does not start with a dot",
         };
         Self::BadValue { key, value: printable(value), expected }
@@ -168,7 +171,8 @@ fn unescape(name: &[u8]) -> Result<Vec<u8>, NameError> {
 }
 
 fn parse_query(query: &[u8]) -> Result<Query, NameError> {
-    let (mut rom, mut readonly, mut share, mut view, mut vm) = (None, None, None, None, None);
+    let (mut rom, mut readonly, mut share) = (None, None, None);
+    let (mut view, mut vm, mut backing) = (None, None, None);
     for pair in query.split(|b| matches!(b, b'&' | b',')) {
         if pair.is_empty() {
             return Err(NameError::EmptyPair);
@@ -181,6 +185,7 @@ fn parse_query(query: &[u8]) -> Result<Query, NameError> {
             b"share" => set(&mut share, "share", value, parse_switch)?,
             b"view" => set(&mut view, "view", value, Label::new)?,
             b"vm" => set(&mut vm, "vm", value, Label::new)?,
+            b"backing" => set(&mut backing, "backing", value, Backing::parse)?,
             unknown => return Err(NameError::UnknownKey(printable(unknown))),
         }
     }
@@ -190,7 +195,7 @@ fn parse_query(query: &[u8]) -> Result<Query, NameError> {
         readonly: readonly.unwrap_or(default.readonly),
         rom: rom.unwrap_or(default.rom),
     };
-    Ok(Query { properties, view, vm })
+    Ok(Query { properties, view, vm, backing })
 }
 
 fn set<T>(

@@ -1,14 +1,17 @@
 //! Passthrough: the kernel reads a template by itself (Linux 6.9, CAP_SYS_ADMIN).
 //!
-//! Only a [`ReadOnly`] open gets here. Whether a template can be passed through is decided at its
+//! Of templates only a [`ReadOnly`] open gets here, and of what may be written only a view that is a
+//! file of its own. Whether a template can be passed through is decided at its
 //! first open and holds for as long as it is pinned: the kernel lets an inode be served in one
 //! way only while it is open.
 
 use std::any::Any;
+use std::io;
 
 use fuser::{BackingId, InitFlags, KernelConfig, ReplyOpen};
 
 use crate::engine::ReadOnly;
+use crate::memory::MemoryView;
 
 /// Asks the kernel for passthrough; says whether it will be tried.
 pub fn negotiate(config: &mut KernelConfig) -> bool {
@@ -43,4 +46,16 @@ pub fn backing<'a>(reply: &ReplyOpen, template: &'a ReadOnly) -> Option<&'a Back
     let backing = pinned.attachment.get_or_init(register).downcast_ref::<Option<BackingId>>()?.as_ref();
     pinned.passed_through.get_or_init(|| backing.is_some());
     backing
+}
+
+/// The kernel's name for a view that is its own file: one for all opens of the view, which the
+/// kernel insists on.
+pub fn backing_of_memory<'a>(reply: &ReplyOpen, view: &'a MemoryView) -> io::Result<&'a BackingId> {
+    let register = || -> Box<dyn Any + Send + Sync> { Box::new(reply.open_backing(&view.file)) };
+    let registered = view.attachment.get_or_init(register).downcast_ref::<io::Result<BackingId>>();
+    match registered {
+        Some(Ok(id)) => Ok(id),
+        Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+        None => Err(io::Error::other("it was registered as something else")),
+    }
 }

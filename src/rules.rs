@@ -25,6 +25,35 @@ impl Rom {
     }
 }
 
+/// Where the pages of a private view are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backing {
+    /// The view's own pages in the state directory, all others in the template.
+    #[default]
+    Overlay,
+    /// All of them in memory of the view's own.
+    Memory,
+    /// Whichever suits the template and the host.
+    Auto,
+}
+
+impl Backing {
+    pub const ALL: [Self; 3] = [Self::Overlay, Self::Memory, Self::Auto];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Memory => "memory",
+            Self::Auto => "auto",
+        }
+    }
+
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|backing| backing.as_str().as_bytes() == text)
+    }
+}
+
 /// The three properties that decide what a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Properties {

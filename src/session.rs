@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access::Caller;
+use crate::bdi;
 use crate::config::MountConfig;
 use crate::control::Control;
 use crate::engine::Engine;
@@ -46,7 +47,7 @@ pub fn serve(
     raise_file_limit();
     let store = DirectoryStore::open(&store_path)?;
     let views = Views::load(&state.views())?;
-    let engine = Arc::new(Engine::new(Box::new(store), views, config.allow_template_writes));
+    let engine = Arc::new(Engine::new(Box::new(store), views, config.policy()));
     // A signal must never find the mount there and nobody to unmount it.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| Error::io("signals", e))?;
 
@@ -55,6 +56,7 @@ pub fn serve(
     let control = Arc::new(Control::new(engine.clone(), inspector.clone()));
     let served = start(engine.clone(), control, device, config.threads).and_then(|running| {
         let device = mount::device_of(&mountpoint)?;
+        bdi::tune(device, config.read_ahead);
         let _ = inspector.set(Inspector::new(engine.clone(), device, mountpoint.clone()));
         state.describe(&store_path, &mountpoint)?;
         unmount_on_signal(signals, mountpoint.clone())?;
@@ -86,13 +88,14 @@ fn start(
     threads: usize,
 ) -> Result<fuser::BackgroundSession> {
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(engine, control, notifier.clone());
+    let adapter = Adapter::new(engine.clone(), control, notifier.clone());
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     // Who may ask at all is the kernel's decision (allow_other), who may do what the engine's.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)
         .map_err(|e| Error::io("the kernel and this daemon do not understand each other (FUSE INIT)", e))?;
     let _ = notifier.set(session.notifier());
+    engine.check_policy()?;
     session.spawn().map_err(|e| Error::io("threads cannot be started", e))
 }
 

@@ -51,6 +51,16 @@ fn two_views_at_once_agree_with_vectors_where_one_thread_serves_all() {
     run(&["--threads", "1"], seconds(3));
 }
 
+/// Those without a name; the others are overlays as ever.
+#[test]
+fn two_views_at_once_agree_with_vectors_where_they_are_in_memory() {
+    if is_root() {
+        run(&["--backing", "auto", "--pool", "1"], seconds(5));
+    } else {
+        println!("skipped: views in memory need root");
+    }
+}
+
 #[test]
 fn two_views_at_once_agree_with_vectors_on_an_ordinary_users_mount() {
     let _limit = limit(Duration::from_secs(300) + seconds(7));

@@ -4,7 +4,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -293,4 +293,22 @@ fn a_daemon_killed_in_the_middle_of_its_start_is_gone() {
     }
     mounted.template("t", b"template");
     assert_eq!(fs::read(mounted.path("t")).unwrap(), b"template");
+}
+
+#[test]
+fn roots_mount_writes_back_as_any_disk_does_and_reads_ahead_as_told() {
+    let _limit = limit(Duration::from_secs(60));
+    let mounted = Mounted::start(Options::with(&["--read-ahead", "512"]));
+    if mounted.log().contains("stays as it is") {
+        println!("skipped: this user may not write to /sys/class/bdi");
+        return;
+    }
+    let device = fs::metadata(&mounted.mountpoint).unwrap().dev();
+    let bdi = format!("/sys/class/bdi/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    for (name, wanted) in [("max_ratio", "100"), ("strict_limit", "0"), ("read_ahead_kb", "512")] {
+        match fs::read_to_string(format!("{bdi}/{name}")) {
+            Ok(value) => assert_eq!(value.trim(), wanted, "{name}"),
+            Err(e) => println!("skipped: this kernel shows no {name}: {e}"),
+        }
+    }
 }

@@ -39,6 +39,9 @@ fn text(explanation: &Explanation) -> String {
             row(key, value);
         }
     }
+    if let Some(backing) = explanation.backing {
+        row("backing", backing);
+    }
     if let Some(refusal) = &explanation.refusal {
         row("refused", &format!("{}: {}", refusal.errno, refusal.message));
         row("instead", &refusal.advice);

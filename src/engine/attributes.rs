@@ -1,5 +1,6 @@
 //! What stat(2) shows, and what may be changed of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
@@ -7,6 +8,7 @@ use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
 use super::open::HandleId;
 use crate::access::{Caller, WRITE};
 use crate::error::{Error, Result};
+use crate::memory::{MemoryView, Owner};
 use crate::name::Label;
 use crate::store::{Found, Metadata};
 use crate::views::Named;
@@ -76,10 +78,10 @@ impl Engine {
                 let mode = shown_mode(&seen);
                 let mut attributes =
                     Attributes { valid: Duration::ZERO, mode, ..of_template(node.id, &seen) };
-                if let Some(Content::Authored(authored)) = &node.state.lock().content {
-                    let now = authored.file.metadata().map_err(|e| Error::io("stat of a template", e))?;
+                if let Some(file) = node.state.lock().content.as_ref().and_then(Content::file) {
+                    let now = file.metadata().map_err(|e| Error::io("stat of a template", e))?;
                     attributes.size = now.len();
-                    attributes.blocks = std::os::unix::fs::MetadataExt::blocks(&now);
+                    attributes.blocks = now.blocks();
                     attributes.mtime = now.modified().unwrap_or(attributes.mtime);
                 }
                 Ok(attributes)
@@ -108,6 +110,7 @@ impl Engine {
         };
         let content = node.state.lock().content.clone();
         let (record, usage, mtime) = match (content, &private.view) {
+            (Some(Content::Memory(memory)), _) => return of_memory(attributes, &memory),
             (Some(Content::View(view)), _) => (view.record(), view.overlay.usage(), view.overlay.mtime()),
             (_, Some(name)) => match self.views.find(name)? {
                 Some(known) => (known.record, known.usage, known.mtime),
@@ -188,6 +191,13 @@ impl Engine {
         changes: &Changes,
     ) -> Result<()> {
         let shown = private.template.path.display();
+        let content = node.state.lock().content.clone();
+        if let Some(Content::Memory(memory)) = content {
+            let io = |e| Error::io(format!("{shown}: truncate of a private view"), e);
+            changes.size.map_or(Ok(()), |size| memory.file.set_len(size)).map_err(io)?;
+            memory.change_owner(changes.uid, changes.gid, changes.mode);
+            return Ok(());
+        }
         let view = self.view_to_change(caller, node, private)?;
         if let Some(size) = changes.size {
             view.overlay
@@ -228,6 +238,22 @@ impl Engine {
             };
         authored.file.set_len(size).map_err(|e| Error::io("truncate of a template", e))
     }
+}
+
+fn of_memory(attributes: Attributes, memory: &MemoryView) -> Result<Attributes> {
+    let now = memory.file.metadata().map_err(|e| Error::io("stat of a view in memory", e))?;
+    let Owner { uid, gid, mode } = memory.owner();
+    let modified = now.modified().unwrap_or(attributes.mtime);
+    Ok(Attributes {
+        size: now.len(),
+        blocks: now.blocks(),
+        mode,
+        uid,
+        gid,
+        mtime: modified,
+        ctime: modified,
+        ..attributes
+    })
 }
 
 /// The kernel knows nothing of the store's access lists and goes by the mode. Where there is one it

@@ -1,10 +1,12 @@
 //! Reading and writing what is open.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
 
 use super::Engine;
 use super::nodes::{Content, Counters, Node, What};
@@ -54,7 +56,7 @@ impl Engine {
                 watch(&handle.node, &view.pinned);
                 view.overlay.read(offset, buf)
             }
-            Content::Authored(authored) => read_file(&authored.file, offset, buf),
+            Content::Authored(_) | Content::Memory(_) => read_file(own_file(&handle)?, offset, buf),
         };
         let length = read.map_err(|e| self.failed(&handle.node, "read", offset, buf.len(), e))?;
         self.count(&handle.node, |counters| counters.read(length));
@@ -67,8 +69,7 @@ impl Engine {
         let handle = self.handle(handle)?;
         let written = match &handle.content {
             Content::View(view) => view.overlay.write(offset, data),
-            Content::Authored(authored) => authored.file.write_all_at(data, offset),
-            Content::Template(_) => return Err(not_writable(&handle.node)),
+            _ => own_file(&handle)?.write_all_at(data, offset),
         };
         written.map_err(|e| self.failed(&handle.node, "write", offset, data.len(), e))?;
         self.count(&handle.node, |counters| counters.written(data.len()));
@@ -86,10 +87,10 @@ impl Engine {
                     Allocate::Plain { keep_size } => overlay.allocate(offset, length, keep_size),
                 }
             }
-            Content::Authored(authored) => {
-                fallocate(&authored.file, fallocate_flags(how), offset, length).map_err(io::Error::from)
+            Content::Memory(memory) if matches!(how, Allocate::Zero { .. }) => {
+                memory.zero_range(offset, length, how == Allocate::Zero { keep_size: true })
             }
-            Content::Template(_) => return Err(not_writable(&handle.node)),
+            _ => fallocate(own_file(&handle)?, fallocate_flags(how), offset, length).map_err(io::Error::from),
         };
         done.map_err(|e| self.failed(&handle.node, "fallocate", offset, length as usize, e))
     }
@@ -97,7 +98,11 @@ impl Engine {
     /// Whether mapped stores that the kernel has not written back yet could turn a hole of this
     /// file into data.
     pub fn holes_may_be_dirty(&self, handle: HandleId) -> Result<bool> {
-        let node = self.handle(handle)?.node.clone();
+        let handle = self.handle(handle)?;
+        if !matches!(handle.content, Content::View(_)) {
+            return Ok(false);
+        }
+        let node = &handle.node;
         let writable = |other: &Arc<Handle>| other.node.id == node.id && other.access.write;
         Ok(self.handles.iter().any(|entry| writable(entry.value())))
     }
@@ -123,13 +128,18 @@ impl Engine {
                 };
                 (view.overlay.size(), found)
             }
-            Content::Authored(authored) => {
-                let size = authored.file.metadata().map_err(failed)?.len();
+            Content::Authored(_) | Content::Memory(_) => {
+                let file = own_file(&handle)?;
+                let size = file.metadata().map_err(failed)?.len();
                 let from = match whence {
                     Seek::Data => SeekFrom::Data(offset),
                     Seek::Hole => SeekFrom::Hole(offset),
                 };
-                (size, seek(&authored.file, from).map(Some).map_err(io::Error::from))
+                let found = match seek(file, from) {
+                    Err(Errno::NXIO) => Ok(None),
+                    found => found.map(Some).map_err(io::Error::from),
+                };
+                (size, found)
             }
         };
         match found.map_err(failed)? {
@@ -143,7 +153,7 @@ impl Engine {
         let synced = match &handle.content {
             Content::View(view) => view.overlay.sync(),
             Content::Authored(authored) => authored.file.sync_all(),
-            Content::Template(_) => Ok(()),
+            Content::Template(_) | Content::Memory(_) => Ok(()),
         };
         synced.map_err(|e| self.failed(&handle.node, "fsync", 0, 0, e))
     }
@@ -167,11 +177,13 @@ fn watch(node: &Node, pinned: &Pinned) {
     }
 }
 
-fn not_writable(node: &Node) -> Error {
-    Error::Denied(format!("node {}: it is open for reading only", node.id))
+/// The file to write; nothing that shows a template alone has one.
+fn own_file(handle: &Handle) -> Result<&File> {
+    let denied = || Error::Denied(format!("node {}: it is open for reading only", handle.node.id));
+    handle.content.file().ok_or_else(denied)
 }
 
-fn read_file(file: &std::fs::File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+fn read_file(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64)? {

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
 use super::{Attributes, Engine};
@@ -13,7 +12,7 @@ use crate::admit::{admit, misnamed};
 use crate::error::{Error, Result};
 use crate::name::{self, Label, Query, Request};
 use crate::overlay::Record;
-use crate::rules::Kind;
+use crate::rules::{Backing, Kind};
 use crate::store::{Found, Identity, Metadata};
 
 /// One line of a directory, named as it is opened.
@@ -68,7 +67,7 @@ impl Engine {
         identity: Identity,
     ) -> Result<What> {
         if kind == Kind::Template {
-            if !self.allow_template_writes {
+            if !self.policy.allow_template_writes {
                 return Err(Error::ReadOnly(format!(
                     "{}: this mount does not write templates; mount with --allow-template-writes, or use rom=off for a \
                      private view",
@@ -81,7 +80,7 @@ impl Engine {
         let mut usable = self.pins.admit(&template.path, &template.identity);
         if kind == Kind::Rom {
             usable?;
-            let vm = query.vm.filter(|_| self.passthrough.load(Ordering::Relaxed));
+            let vm = query.vm.filter(|_| self.has_passthrough());
             return Ok(What::Rom { template, vm });
         }
         let if_writable = kind == Kind::PrivateIfWritable;
@@ -95,8 +94,30 @@ impl Engine {
             }
             (usable, _) => usable?,
         }
+        let backing = self.backing(&query, &template.path)?;
         let (uid, gid) = (caller.uid, caller.gid);
-        Ok(What::Private(PrivateRef { template, view: query.view, vm: query.vm, if_writable, uid, gid }))
+        Ok(What::Private(PrivateRef {
+            template,
+            view: query.view,
+            vm: query.vm,
+            if_writable,
+            backing,
+            uid,
+            gid,
+        }))
+    }
+
+    /// Where the pages of a private view shall be.
+    fn backing(&self, query: &Query, path: &Path) -> Result<Backing> {
+        match (query.backing, &query.view) {
+            (Some(Backing::Memory), _) if !self.has_passthrough() => Err(Error::Unsupported(format!(
+                "{}: backing=memory needs the kernel's passthrough (Linux 6.9, mounted by root); leave backing out",
+                path.display()
+            ))),
+            (Some(backing), _) => Ok(backing),
+            (None, Some(_)) => Ok(Backing::Overlay),
+            (None, None) => Ok(self.policy.backing),
+        }
     }
 
     /// Who may have a private view of a template at all.

@@ -3,6 +3,7 @@
 
 mod attributes;
 mod data;
+mod filling;
 mod lookup;
 mod nodes;
 mod open;
@@ -24,11 +25,23 @@ pub use snapshot::{Child, Opener, ViewSnapshot};
 use crate::access::{Caller, Guarded, permitted};
 use crate::caller;
 use crate::error::{Error, Result};
+use crate::memory::Pool;
 use crate::pins::Pins;
+use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
 use nodes::{Counters, Node, Nodes, Totals, What};
 use open::Handle;
+
+/// What an operator decides for a whole mount.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Policy {
+    pub allow_template_writes: bool,
+    /// Of private views without a name whose path does not say.
+    pub backing: Backing,
+    /// How many filled copies wait for the next views in memory.
+    pub pool: usize,
+}
 
 pub struct Engine {
     store: Box<dyn Store>,
@@ -40,13 +53,14 @@ pub struct Engine {
     next_handle: AtomicU64,
     /// Threads that open views to look at their page cache: no users of them.
     inspectors: DashMap<u32, ()>,
-    allow_template_writes: bool,
+    policy: Policy,
+    pool: Arc<Pool>,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
 }
 
 impl Engine {
-    pub fn new(store: Box<dyn Store>, views: Views, allow_template_writes: bool) -> Self {
+    pub fn new(store: Box<dyn Store>, views: Views, policy: Policy) -> Self {
         Self {
             store,
             views,
@@ -56,7 +70,8 @@ impl Engine {
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
             inspectors: DashMap::new(),
-            allow_template_writes,
+            policy,
+            pool: Pool::new(policy.pool),
             passthrough: AtomicBool::new(false),
         }
     }
@@ -64,6 +79,23 @@ impl Engine {
     /// Told once, when the mount's features are known, before the first LOOKUP.
     pub fn set_passthrough(&self, on: bool) {
         self.passthrough.store(on, Ordering::Relaxed);
+    }
+
+    /// Can the mount be as its operator wishes? Asked once the mount's features are known.
+    pub fn check_policy(&self) -> Result<()> {
+        if self.policy.backing == Backing::Memory && !self.has_passthrough() {
+            return Err(Error::Unsupported(
+                "backing=memory: it needs the kernel's passthrough (Linux 6.9, mounted by root); use backing=auto, or \
+                 leave it out"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel reads and writes files by itself on this mount.
+    pub fn has_passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
     }
 
     pub fn views(&self) -> &Views {

@@ -9,6 +9,7 @@
 //!   whichever order these arrive.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +19,10 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::error::Result;
+use crate::memory::MemoryView;
 use crate::name::Label;
 use crate::pins::{Authored, Pinned};
+use crate::rules::Backing;
 use crate::store::{Identity, Metadata};
 use crate::views::View;
 
@@ -63,6 +66,8 @@ pub struct PrivateRef {
     pub vm: Option<Label>,
     /// Only for a caller who may write the template file.
     pub if_writable: bool,
+    /// As asked for; what `Auto` becomes is decided at the first OPEN for writing.
+    pub backing: Backing,
     /// Who walked the path.
     pub uid: u32,
     pub gid: u32,
@@ -75,6 +80,18 @@ pub enum Content {
     Template(Arc<Pinned>),
     View(Arc<View>),
     Authored(Arc<Authored>),
+    Memory(Arc<MemoryView>),
+}
+
+impl Content {
+    /// The one file that holds all of it, where there is one that may be written.
+    pub fn file(&self) -> Option<&File> {
+        match self {
+            Self::Authored(authored) => Some(&authored.file),
+            Self::Memory(memory) => Some(&memory.file),
+            Self::Template(_) | Self::View(_) => None,
+        }
+    }
 }
 
 pub struct Node {
@@ -173,6 +190,8 @@ pub struct OpenState {
     /// A view without a name, after its last close, or one whose name was discarded: its node id
     /// must not be opened again, since the kernel may still cache pages of what it was.
     pub spent: bool,
+    /// Why its backing was picked, where nobody asked for it.
+    pub why: Option<&'static str>,
 }
 
 /// What makes two LOOKUPs find the same node.
@@ -321,6 +340,7 @@ mod tests {
             view: view.map(|name| Label::new(name.as_bytes()).unwrap()),
             vm: None,
             if_writable: false,
+            backing: Backing::Overlay,
             uid: 0,
             gid: 0,
         })

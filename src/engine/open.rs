@@ -8,6 +8,7 @@ use super::Engine;
 use super::nodes::{Content, Counters, Node, OpenState, PrivateRef, TemplateRef, What};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
+use crate::memory::MemoryView;
 use crate::name::Label;
 use crate::overlay::{Extent, Record};
 use crate::pins::{Authored, Pinned};
@@ -37,6 +38,9 @@ pub enum Plane {
     /// READ and WRITE, and the page cache belongs to the node. Unless `keep`, an open drops what
     /// is cached: the file may have been changed elsewhere.
     Cached { keep: bool },
+    /// A view that is its own file: the kernel reads and writes it by itself, for every open of
+    /// the node.
+    Memory(Arc<MemoryView>),
 }
 
 /// A template that was opened without the right to write.
@@ -195,6 +199,9 @@ impl Engine {
                 Content::Template(pinned.clone()),
                 Plane::Template(ReadOnly::new(pinned.clone(), access)?),
             )),
+            Some(Content::Memory(memory)) => {
+                Ok((Content::Memory(memory.clone()), Plane::Memory(memory.clone())))
+            }
             None if private.view.is_none() && !access.write && !state.spent => {
                 self.open_read_only(state, template, access)
             }
@@ -299,7 +306,7 @@ impl Engine {
     }
 
     /// The template's metadata now; an error if its path has come to mean another file.
-    fn find_unchanged(&self, template: &TemplateRef) -> Result<Metadata> {
+    pub(super) fn find_unchanged(&self, template: &TemplateRef) -> Result<Metadata> {
         match self.store.find(&template.path)? {
             Found::Template(metadata, identity) if identity == template.identity => Ok(metadata),
             _ => Err(Error::Stale(format!(

@@ -29,8 +29,11 @@ pub struct ViewSnapshot {
     pub vm: Option<Label>,
     /// `rom`, `private` or `template`.
     pub kind: &'static str,
-    /// `template` where nothing but the template is read, `overlay` where the view owns pages.
+    /// `template` where nothing but the template is read, `overlay` where the view owns pages,
+    /// `memory` where all of it is in memory of its own.
     pub backing: &'static str,
+    /// Why, where `backing=auto` decided.
+    pub backing_reason: Option<&'static str>,
     pub uid: u32,
     pub size: u64,
     pub template_size: u64,
@@ -90,7 +93,10 @@ impl Engine {
     }
 
     fn open_snapshot(&self, node: &Node, openers: Vec<Opener>) -> Option<ViewSnapshot> {
-        let content = node.state.lock().content.clone()?;
+        let (content, backing_reason) = {
+            let state = node.state.lock();
+            (state.content.clone()?, state.why)
+        };
         let (template, kind, vm) = match &node.what {
             What::Rom { template, vm } => (template, "rom", vm),
             What::Private(private) => (&private.template, "private", &private.vm),
@@ -104,6 +110,7 @@ impl Engine {
             vm: vm.clone(),
             kind,
             backing: "template",
+            backing_reason,
             uid: owner(&content, openers.first().map_or(0, |opener| opener.uid)),
             size: template.identity.size,
             template_size: template.identity.size,
@@ -126,6 +133,13 @@ impl Engine {
                 snapshot.usage = view.overlay.usage();
                 snapshot.since = UNIX_EPOCH + Duration::from_secs(record.created);
             }
+            Content::Memory(memory) => {
+                let (size, private_bytes) = memory.size_and_usage().ok()?;
+                snapshot.backing = "memory";
+                snapshot.size = size;
+                snapshot.usage = Usage { private_bytes, zero_bytes: 0 };
+                snapshot.passed_through = true;
+            }
             Content::Authored(_) => {}
         }
         Some(snapshot)
@@ -135,7 +149,7 @@ impl Engine {
     pub fn usage_now(&self, view: &ViewSnapshot) -> Option<Usage> {
         match self.nodes.get(view.node?)?.state.lock().content.as_ref()? {
             Content::View(view) => Some(view.overlay.usage()),
-            Content::Template(_) | Content::Authored(_) => None,
+            Content::Template(_) | Content::Authored(_) | Content::Memory(_) => None,
         }
     }
 
@@ -179,13 +193,10 @@ impl Engine {
     /// The page states of a view that `caller` may see, as runs: first page, how many, state.
     pub fn page_runs(&self, caller: &Caller, id: &str) -> Option<Vec<(u64, u64, State)>> {
         let snapshot = self.snapshot(caller).into_iter().find(|view| view.id == id)?;
-        let view =
-            snapshot.node.and_then(|node| match self.nodes.get(node)?.state.lock().content.clone()? {
-                Content::View(view) => Some(view),
-                Content::Template(_) | Content::Authored(_) => None,
-            });
-        match (view, Label::new(id.as_bytes())) {
-            (Some(view), _) => Some(view.overlay.page_runs()),
+        let content = snapshot.node.and_then(|node| self.nodes.get(node)?.state.lock().content.clone());
+        match (content, Label::new(id.as_bytes())) {
+            (Some(Content::View(view)), _) => Some(view.overlay.page_runs()),
+            (Some(Content::Memory(memory)), _) => memory.page_runs().ok(),
             (None, Some(name)) if snapshot.node.is_none() => self.views.page_runs_at_rest(&name).ok(),
             _ => Some(vec![(0, snapshot.size.div_ceil(PAGE), State::Template)]),
         }
@@ -245,6 +256,7 @@ fn snapshot_at_rest(name: &Label, known: Named) -> ViewSnapshot {
         vm: record.vm,
         kind: "private",
         backing: "overlay",
+        backing_reason: None,
         uid: record.uid,
         size: record.extent.size,
         template_size: record.identity.size,
@@ -261,6 +273,7 @@ fn snapshot_at_rest(name: &Label, known: Named) -> ViewSnapshot {
 fn owner(content: &Content, first_opener: u32) -> u32 {
     match content {
         Content::View(view) => view.record().uid,
+        Content::Memory(memory) => memory.owner().uid,
         Content::Template(_) | Content::Authored(_) => first_opener,
     }
 }

@@ -26,7 +26,8 @@ impl Fixture {
 
     fn engine(&self) -> Engine {
         let store = DirectoryStore::open(self.store.path()).unwrap();
-        Engine::new(Box::new(store), Views::load(self.state.path()).unwrap(), true)
+        let policy = Policy { allow_template_writes: true, ..Policy::default() };
+        Engine::new(Box::new(store), Views::load(self.state.path()).unwrap(), policy)
     }
 
     fn replace_template(&self, content: &[u8]) {

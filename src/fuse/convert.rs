@@ -17,9 +17,13 @@ pub fn caller(request: &Request) -> Caller {
 
 static REFUSALS: Throttle = Throttle::new();
 
-/// The errno for the caller, and the reason for the log: what an errno cannot say.
 pub fn refuse(operation: &str, request: &Request, error: &Error) -> Errno {
-    let (uid, pid) = (request.uid(), request.pid());
+    refused(operation, &caller(request), error)
+}
+
+/// The errno for the caller, and the reason for the log: what an errno cannot say.
+pub fn refused(operation: &str, caller: &Caller, error: &Error) -> Errno {
+    let Caller { uid, pid, .. } = caller;
     if matches!(error, Error::NotFound(_) | Error::NoMoreData) {
         log::debug!("{operation} by user {uid} (process {pid}): {error}");
     } else if let Some(suppressed) = REFUSALS.admit(Instant::now()) {

@@ -1,6 +1,7 @@
 //! The kernel's requests, decoded and handed to the engine; a few lines each.
 
 mod convert;
+mod open;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -21,7 +22,7 @@ use fuser::{
 
 use crate::access::Caller;
 use crate::control::Control;
-use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Plane, Released};
+use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Released};
 use crate::errands;
 use crate::passthrough;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
@@ -42,7 +43,6 @@ pub struct Adapter {
     engine: Arc<Engine>,
     control: Arc<Control>,
     state_directory: PathBuf,
-    passthrough: bool,
     notifier: Arc<OnceLock<Notifier>>,
     directories: DashMap<u64, Vec<DirectoryEntry>>,
     next_directory: AtomicU64,
@@ -53,15 +53,7 @@ impl Adapter {
     pub fn new(engine: Arc<Engine>, control: Arc<Control>, notifier: Arc<OnceLock<Notifier>>) -> Self {
         let state_directory = engine.views().directory().to_owned();
         let next_directory = AtomicU64::new(1);
-        Self {
-            engine,
-            control,
-            state_directory,
-            passthrough: false,
-            notifier,
-            directories: DashMap::new(),
-            next_directory,
-        }
+        Self { engine, control, state_directory, notifier, directories: DashMap::new(), next_directory }
     }
 
     /// What a control file shows is collected elsewhere: that takes its time, and asks this mount.
@@ -104,8 +96,7 @@ impl Filesystem for Adapter {
         }
         config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write"))?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::other("max_background"))?;
-        self.passthrough = passthrough::negotiate(config);
-        self.engine.set_passthrough(self.passthrough);
+        self.engine.set_passthrough(passthrough::negotiate(config));
         Ok(())
     }
 
@@ -168,20 +159,12 @@ impl Filesystem for Adapter {
             OpenAccMode::O_WRONLY => Access { read: false, write: true },
             OpenAccMode::O_RDWR => Access { read: true, write: true },
         };
-        let opened = try_reply!(reply, "open", request, self.engine.open(&caller(request), ino.0, access));
-        let handle = FileHandle(opened.handle);
-        match opened.plane {
-            Plane::Template(template) => {
-                if self.passthrough
-                    && let Some(backing) = passthrough::backing(&reply, &template)
-                {
-                    return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, backing);
-                }
-                reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-            }
-            Plane::Cached { keep: true } => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
-            Plane::Cached { keep: false } => reply.opened(handle, FopenFlags::empty()),
+        let caller = caller(request);
+        if self.engine.must_fill(ino.0, access) {
+            return open::after_filling(self.engine.clone(), caller, ino.0, access, reply);
         }
+        let opened = try_reply!(reply, "open", request, self.engine.open(&caller, ino.0, access));
+        open::answer(&self.engine, opened, reply);
     }
 
     fn read(

@@ -112,6 +112,7 @@ impl Inspector {
             vm: view.vm,
             kind: view.kind.into(),
             backing: view.backing.into(),
+            backing_reason: view.backing_reason.map(Into::into),
             uid: view.uid,
             size_bytes: view.size,
             template_bytes: view.template_size,

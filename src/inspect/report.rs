@@ -24,8 +24,11 @@ pub struct ViewReport {
     pub vm: Option<Label>,
     /// `rom`, `private` or `template`.
     pub kind: String,
-    /// `template` where nothing but the template is read, `overlay` where the view owns pages.
+    /// `template` where nothing but the template is read, `overlay` where the view owns pages,
+    /// `memory` where all of it is in memory of its own.
     pub backing: String,
+    /// Why, where `backing=auto` decided.
+    pub backing_reason: Option<String>,
     pub uid: u32,
     pub size_bytes: u64,
     pub template_bytes: u64,

@@ -210,6 +210,7 @@ pub mod samples {
             vm: vm.and_then(|vm| Label::new(vm.as_bytes())),
             kind: "private".into(),
             backing: "overlay".into(),
+            backing_reason: None,
             uid: 1000,
             size_bytes: 1 << 20,
             template_bytes: 1 << 20,
