@@ -290,3 +290,35 @@ fn memory_that_a_guest_gives_back_leaves_its_view() {
     assert!(fs::read(&path).unwrap().iter().all(|byte| *byte == 0), "a discarded page shows the template");
     captured.assert_unchanged();
 }
+
+/// Nothing of these is served by the daemon, which may as well be dead.
+#[test]
+fn clones_in_memory_of_their_own_outlive_the_daemon() {
+    let _limit = limit(TIME);
+    if !is_root() {
+        println!("skipped: views in memory need root");
+        return;
+    }
+    let captured = &Captured::get();
+    let mut mounted = mount_for_guests(&captured.template, "ram");
+    drop(File::open(mounted.path("ram")).unwrap());
+    if mounted.log().contains("read through the daemon") {
+        println!("skipped: views in memory need Linux 6.9");
+        return;
+    }
+    let path = |n| format!("ram?rom=off&backing=memory&vm=web-{n}");
+    let way = |n| if n % 2 == 0 { "share=on" } else { "share=off,readonly=off" };
+    let mut clones = clones(&mounted, captured, path, way);
+    for view in views_of(&mounted, &clones) {
+        assert_eq!((&*view.kind, &*view.backing, view.size_bytes), ("private", "memory", RAM));
+        // What of the template is not zeros, and what the guest did since.
+        let (private, data) = (view.private_bytes, view.data_bytes.unwrap());
+        assert!(private > data / 2 && private <= RAM, "{view:?}");
+    }
+    at_once(clones.iter_mut().collect(), |number, guest| work(guest, number));
+    kill_process(mounted.daemon(), Signal::KILL).unwrap();
+    mounted.wait();
+    at_once(clones.iter_mut().collect(), |number, guest| assert_keeps_its_data(guest, number));
+    at_once(clones.iter_mut().collect(), |number, guest| work(guest, CLONES + number));
+    captured.assert_unchanged();
+}
