@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use log::LevelFilter;
 
 use crate::cli::MountArgs;
-use crate::engine::Policy;
+use crate::engine::Options;
 use crate::error::{Error, Result};
 use crate::listen::Address;
 use crate::mount_options::{self, MountOption};
@@ -42,8 +42,8 @@ impl MountConfig {
     pub const MAX_POOL: usize = 64;
     pub const MAX_READ_AHEAD_KIB: u64 = 65536;
 
-    pub fn policy(&self) -> Policy {
-        Policy { allow_template_writes: self.allow_template_writes, backing: self.backing, pool: self.pool }
+    pub fn options(&self) -> Options {
+        Options { allow_template_writes: self.allow_template_writes, backing: self.backing, pool: self.pool }
     }
 
     /// Long options and `-o` mean the same and may be mixed; one that is given twice must say the

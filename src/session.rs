@@ -47,7 +47,7 @@ pub fn serve(
     raise_file_limit();
     let store = DirectoryStore::open(&store_path)?;
     let views = Views::load(&state.views())?;
-    let engine = Arc::new(Engine::new(Box::new(store), views, config.policy()));
+    let engine = Arc::new(Engine::new(Box::new(store), views, config.options()));
     // A signal must never find the mount there and nobody to unmount it.
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| Error::io("signals", e))?;
 
@@ -95,7 +95,7 @@ fn start(
     let session = Session::from_fd(adapter, device, SessionACL::All, config)
         .map_err(|e| Error::io("the kernel and this daemon do not understand each other (FUSE INIT)", e))?;
     let _ = notifier.set(session.notifier());
-    engine.check_policy()?;
+    engine.check_options()?;
     session.spawn().map_err(|e| Error::io("threads cannot be started", e))
 }
 

@@ -67,7 +67,7 @@ impl Engine {
         identity: Identity,
     ) -> Result<What> {
         if kind == Kind::Template {
-            if !self.policy.allow_template_writes {
+            if !self.options.allow_template_writes {
                 return Err(Error::ReadOnly(format!(
                     "{}: this mount does not write templates; mount with --allow-template-writes, or use rom=off for a \
                      private view",
@@ -116,7 +116,7 @@ impl Engine {
             ))),
             (Some(backing), _) => Ok(backing),
             (None, Some(_)) => Ok(Backing::Overlay),
-            (None, None) => Ok(self.policy.backing),
+            (None, None) => Ok(self.options.backing),
         }
     }
 

@@ -35,7 +35,7 @@ use open::Handle;
 
 /// What an operator decides for a whole mount.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Policy {
+pub struct Options {
     pub allow_template_writes: bool,
     /// Of private views without a name whose path does not say.
     pub backing: Backing,
@@ -53,14 +53,14 @@ pub struct Engine {
     next_handle: AtomicU64,
     /// Threads that open views to look at their page cache: no users of them.
     inspectors: DashMap<u32, ()>,
-    policy: Policy,
+    options: Options,
     pool: Arc<Pool>,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
 }
 
 impl Engine {
-    pub fn new(store: Box<dyn Store>, views: Views, policy: Policy) -> Self {
+    pub fn new(store: Box<dyn Store>, views: Views, options: Options) -> Self {
         Self {
             store,
             views,
@@ -70,8 +70,8 @@ impl Engine {
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
             inspectors: DashMap::new(),
-            policy,
-            pool: Pool::new(policy.pool),
+            options,
+            pool: Pool::new(options.pool),
             passthrough: AtomicBool::new(false),
         }
     }
@@ -82,8 +82,8 @@ impl Engine {
     }
 
     /// Can the mount be as its operator wishes? Asked once the mount's features are known.
-    pub fn check_policy(&self) -> Result<()> {
-        if self.policy.backing == Backing::Memory && !self.has_passthrough() {
+    pub fn check_options(&self) -> Result<()> {
+        if self.options.backing == Backing::Memory && !self.has_passthrough() {
             return Err(Error::Unsupported(
                 "backing=memory: it needs the kernel's passthrough (Linux 6.9, mounted by root); use backing=auto, or \
                  leave it out"

@@ -26,8 +26,8 @@ impl Fixture {
 
     fn engine(&self) -> Engine {
         let store = DirectoryStore::open(self.store.path()).unwrap();
-        let policy = Policy { allow_template_writes: true, ..Policy::default() };
-        Engine::new(Box::new(store), Views::load(self.state.path()).unwrap(), policy)
+        let options = Options { allow_template_writes: true, ..Options::default() };
+        Engine::new(Box::new(store), Views::load(self.state.path()).unwrap(), options)
     }
 
     fn replace_template(&self, content: &[u8]) {
