@@ -46,7 +46,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
                         foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
-                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N and read_ahead=KIB; a comma in a path is written `\\,` there. The usual words of \
+                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, read_ahead=KIB and policy=FILE; a comma in a path is written `\\,` there. The usual words of \
                         fstab are accepted; ro, exec and what is unknown are errors.\n\n\
                         Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
 pub struct MountArgs {
@@ -94,6 +94,10 @@ pub struct MountArgs {
     /// kernel's default is 128): more makes first touches faster, and every view cache more pages
     #[arg(long, value_name = "KIB")]
     pub read_ahead: Option<String>,
+    /// A policy (TOML) beside the store's own `templatefs.toml`: what may be opened as what, by whom
+    /// and how much of it. Read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Options as in fstab, separated by commas; may be repeated
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,

@@ -33,6 +33,8 @@ pub struct MountConfig {
     pub backing: Backing,
     /// 0 to 64.
     pub pool: usize,
+    /// A policy beside the store's own.
+    pub policy: Option<PathBuf>,
     /// Bytes; None: the kernel's default.
     pub read_ahead: Option<u64>,
 }
@@ -76,6 +78,7 @@ impl MountConfig {
             backing: given.backing.unwrap_or_default(),
             pool: given.pool.unwrap_or(0),
             read_ahead: given.read_ahead,
+            policy: given.policy,
         })
     }
 }
@@ -92,6 +95,7 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         args.log_level.clone().map(MountOption::LogLevel),
         path(&args.log_file).map(MountOption::LogFile),
         path(&args.state_dir).map(MountOption::StateDir),
+        path(&args.policy).map(MountOption::Policy),
         args.metrics_listen.clone().map(MountOption::MetricsListen),
         args.backing.clone().map(MountOption::Backing),
         args.pool.clone().map(MountOption::Pool),
@@ -115,6 +119,7 @@ struct Given {
     backing: Option<Backing>,
     pool: Option<usize>,
     read_ahead: Option<u64>,
+    policy: Option<PathBuf>,
 }
 
 impl Given {
@@ -131,6 +136,9 @@ impl Given {
             }
             MountOption::StateDir(path) => {
                 once(&mut self.state_dir, "state_dir", absolute("state_dir", Path::new(&path))?)?;
+            }
+            MountOption::Policy(path) => {
+                once(&mut self.policy, "policy", absolute("policy", Path::new(&path))?)?;
             }
             MountOption::MetricsListen(text) => {
                 once(&mut self.metrics_listen, "metrics_listen", Address::parse(&text)?)?;

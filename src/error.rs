@@ -45,6 +45,9 @@ pub enum Error {
     NoMoreData,
     #[error("{0}")]
     TooLarge(String),
+    /// A limit that the operator set.
+    #[error("{0}")]
+    Quota(String),
     #[error("{context}: {source}")]
     Io { context: String, source: io::Error },
 }
@@ -69,6 +72,7 @@ impl Error {
             Self::NotADirectory(_) => Errno::NOTDIR,
             Self::NoMoreData => Errno::NXIO,
             Self::TooLarge(_) => Errno::FBIG,
+            Self::Quota(_) => Errno::DQUOT,
             Self::Io { source, .. } => io_errno(source),
         }
     }

@@ -24,6 +24,7 @@ pub mod name;
 pub mod overlay;
 mod passthrough;
 pub mod pins;
+pub mod policy;
 mod program;
 pub mod qemu;
 pub mod rules;

@@ -1,13 +1,13 @@
 //! One mount, from its configuration to its unmounting.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use fuser::{Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access::Caller;
@@ -20,6 +20,7 @@ use crate::fuse::Adapter;
 use crate::inspect::Inspector;
 use crate::listen::{Listener, Serving};
 use crate::mount;
+use crate::policy::Guard;
 use crate::state::{self, StateDirectory};
 use crate::store::DirectoryStore;
 use crate::views::Views;
@@ -47,9 +48,10 @@ pub fn serve(
     raise_file_limit();
     let store = DirectoryStore::open(&store_path)?;
     let views = Views::load(&state.views())?;
-    let engine = Arc::new(Engine::new(Box::new(store), views, config.options()));
+    let guard = Guard::load(&store, config.policy.clone())?;
+    let engine = Arc::new(Engine::new(Box::new(store), views, config.options()).guarded_by(guard));
     // A signal must never find the mount there and nobody to unmount it.
-    let signals = Signals::new([SIGTERM, SIGINT]).map_err(|e| Error::io("signals", e))?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("signals", e))?;
 
     let device = mount::attach(&store_path, &mountpoint, config.allow_other)?;
     let inspector = Arc::new(OnceLock::new());
@@ -59,7 +61,7 @@ pub fn serve(
         bdi::tune(device, config.read_ahead);
         let _ = inspector.set(Inspector::new(engine.clone(), device, mountpoint.clone()));
         state.describe(&store_path, &mountpoint)?;
-        unmount_on_signal(signals, mountpoint.clone())?;
+        obey_signals(signals, engine.clone(), mountpoint.clone())?;
         Ok(running)
     });
     let running = served.inspect_err(|_| detach_quietly(&mountpoint))?;
@@ -113,9 +115,16 @@ fn detach_quietly(mountpoint: &Path) {
 }
 
 /// A busy mount goes on being served: its views are guests' memory.
-fn unmount_on_signal(mut signals: Signals, mountpoint: std::path::PathBuf) -> Result<()> {
+fn obey_signals(mut signals: Signals, engine: Arc<Engine>, mountpoint: PathBuf) -> Result<()> {
     let wait = move || {
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                match engine.reload_policies() {
+                    Ok(()) => log::info!("signal {signal}: the policies were read again"),
+                    Err(error) => log::error!("{error}; the policies stay as they were"),
+                }
+                continue;
+            }
             log::info!("signal {signal}: unmounting {}", mountpoint.display());
             match mount::detach(&mountpoint) {
                 Ok(()) => return,

@@ -191,6 +191,9 @@ impl Engine {
         changes: &Changes,
     ) -> Result<()> {
         let shown = private.template.path.display();
+        if let Some(size) = changes.size {
+            self.admit_size(&private.template.path, size)?;
+        }
         let content = node.state.lock().content.clone();
         if let Some(Content::Memory(memory)) = content {
             let io = |e| Error::io(format!("{shown}: truncate of a private view"), e);

@@ -13,6 +13,7 @@ use super::nodes::{Content, Counters, Node, What};
 use super::open::{Handle, HandleId};
 use crate::error::{Error, Result};
 use crate::pins::Pinned;
+use crate::views::View;
 
 /// lseek(2) with SEEK_DATA or SEEK_HOLE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,10 @@ impl Allocate {
             libc::FALLOC_FL_ZERO_RANGE => Ok(Self::Zero { keep_size }),
             _ => Err(Error::Unsupported(format!("fallocate mode {mode:#x} is not supported"))),
         }
+    }
+
+    fn may_grow(self) -> bool {
+        !matches!(self, Self::Punch | Self::Zero { keep_size: true } | Self::Plain { keep_size: true })
     }
 }
 
@@ -68,7 +73,10 @@ impl Engine {
     pub fn write(&self, handle: HandleId, offset: u64, data: &[u8]) -> Result<()> {
         let handle = self.handle(handle)?;
         let written = match &handle.content {
-            Content::View(view) => view.overlay.write(offset, data),
+            Content::View(view) => {
+                self.admit_end(&handle.node, view, offset, data.len() as u64)?;
+                view.overlay.write(offset, data)
+            }
             _ => own_file(&handle)?.write_all_at(data, offset),
         };
         written.map_err(|e| self.failed(&handle.node, "write", offset, data.len(), e))?;
@@ -81,6 +89,9 @@ impl Engine {
         let done = match &handle.content {
             Content::View(view) => {
                 let overlay = &view.overlay;
+                if how.may_grow() {
+                    self.admit_end(&handle.node, view, offset, length)?;
+                }
                 match how {
                     Allocate::Punch => overlay.punch(offset, length),
                     Allocate::Zero { keep_size } => overlay.zero_range(offset, length, keep_size),
@@ -93,6 +104,16 @@ impl Engine {
             _ => fallocate(own_file(&handle)?, fallocate_flags(how), offset, length).map_err(io::Error::from),
         };
         done.map_err(|e| self.failed(&handle.node, "fallocate", offset, length as usize, e))
+    }
+
+    /// May the view reach to the end of this range, if it does not yet?
+    fn admit_end(&self, node: &Node, view: &View, offset: u64, length: u64) -> Result<()> {
+        match (&node.what, offset.checked_add(length)) {
+            (What::Private(private), Some(end)) if end > view.overlay.size() => {
+                self.admit_size(&private.template.path, end)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether mapped stores that the kernel has not written back yet could turn a hole of this

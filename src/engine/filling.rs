@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustix::fs::{SealFlags, fcntl_add_seals};
+
 use super::Engine;
 use super::nodes::{Content, Node, PrivateRef, What};
 use super::open::Access;
@@ -29,6 +31,7 @@ impl Engine {
     pub fn fill(&self, caller: &Caller, id: u64) -> Result<()> {
         let node = self.node(id)?;
         let What::Private(private) = &node.what else { return Ok(()) };
+        drop(self.admit_open(caller, &node)?);
         let template = &private.template;
         let metadata = self.find_unchanged(template)?;
         self.check_template_rights(caller, &template.path, &metadata, private.if_writable)?;
@@ -51,6 +54,11 @@ impl Engine {
                  a new file over it",
                 template.path.display()
             )));
+        }
+        if self.guard.max_size(&template.path).is_some() {
+            // The kernel would make it longer by itself, and ask nobody.
+            fcntl_add_seals(&file, SealFlags::GROW)
+                .map_err(|e| Error::io(format!("{}: a view in memory", template.path.display()), e))?;
         }
         let mut state = node.state.lock();
         // Somebody with the same node, through a descriptor, may have been faster.

@@ -1,6 +1,7 @@
 //! What a mount does, without the kernel's protocol: every operation takes node ids and returns a
 //! result, and can be called without a mount.
 
+mod admission;
 mod attributes;
 mod data;
 mod filling;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use parking_lot::Mutex;
 
 pub use attributes::{Attributes, Changes, FileKind};
 pub use data::{Allocate, Seek};
@@ -27,6 +29,7 @@ use crate::caller;
 use crate::error::{Error, Result};
 use crate::memory::Pool;
 use crate::pins::Pins;
+use crate::policy::Guard;
 use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
@@ -55,6 +58,9 @@ pub struct Engine {
     inspectors: DashMap<u32, ()>,
     options: Options,
     pool: Arc<Pool>,
+    guard: Guard,
+    /// Held by an OPEN that counts views, so that no other one counts the same.
+    counting: Mutex<()>,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
 }
@@ -72,6 +78,8 @@ impl Engine {
             inspectors: DashMap::new(),
             options,
             pool: Pool::new(options.pool),
+            guard: Guard::default(),
+            counting: Mutex::default(),
             passthrough: AtomicBool::new(false),
         }
     }

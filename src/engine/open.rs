@@ -81,6 +81,7 @@ pub struct Handle {
 impl Engine {
     pub fn open(&self, caller: &Caller, id: u64, access: Access) -> Result<Opened> {
         let node = self.node(id)?;
+        let _counted = self.admit_open(caller, &node)?;
         let (content, plane) = {
             let mut state = node.state.lock();
             let (content, plane) = match &node.what {
@@ -234,6 +235,7 @@ impl Engine {
         node: &Node,
         private: &PrivateRef,
     ) -> Result<Arc<View>> {
+        drop(self.admit_open(caller, node)?);
         let mut state = node.state.lock();
         if let Some(Content::Template(_)) = state.content {
             return Err(Error::Denied(format!(

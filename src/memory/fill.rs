@@ -25,7 +25,7 @@ const NAME: &CStr = c"templatefs-view";
 /// ENOMEM where the data would take more than half of the memory that is available: the host
 /// would have to end somebody for it.
 pub fn filled(template: &dyn Template) -> io::Result<File> {
-    let file = File::from(memfd_create(NAME, MemfdFlags::CLOEXEC)?);
+    let file = File::from(memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     let size = template.identity().size;
     file.set_len(size)?;
     let pieces = pieces(template, size)?;

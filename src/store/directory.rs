@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Found, Identity, Listed, Metadata, Store, Template, system_time};
+use super::{Found, Identity, Listed, Metadata, POLICY, Store, Template, system_time};
 use crate::error::{Error, Result};
 use crate::name::printable;
 use crate::sys;
@@ -59,6 +59,9 @@ impl DirectoryStore {
     /// The file or directory at `path`, opened with O_PATH, and what it is. A symlink is followed
     /// only as the last component, only to a regular file, and only within the store.
     fn locate(&self, root: &OwnedFd, path: &Path) -> Result<(OwnedFd, Statx)> {
+        if path == Path::new(POLICY) {
+            return Err(self.not_found(path, "it is the store's policy, which is not served"));
+        }
         let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let explain = |errno: Errno| match errno {
@@ -119,7 +122,8 @@ impl Store for DirectoryStore {
         for entry in Dir::new(fd).map_err(context)? {
             let entry = entry.map_err(context)?;
             let name = entry.file_name().to_bytes().to_vec();
-            if matches!(name.as_slice(), b"." | b"..") {
+            let is_policy = directory.as_os_str().is_empty() && name == POLICY.as_bytes();
+            if is_policy || matches!(name.as_slice(), b"." | b"..") {
                 continue;
             }
             let is_directory = match entry.file_type() {
@@ -145,6 +149,24 @@ impl Store for DirectoryStore {
         let located = self.locate_expected(&self.root, path, expected)?;
         let file = reopen(&located, OFlags::RDONLY).map_err(|e| Error::io(self.shown(path), e))?;
         Ok(Arc::new(TemplateFile { file, identity: expected.clone() }))
+    }
+
+    fn policy(&self) -> Result<Option<File>> {
+        let path = Path::new(POLICY);
+        let context = |e: io::Error| Error::io(format!("{}: the store's policy", self.shown(path)), e);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let fd = match resolve(&self.root, path, flags, how) {
+            Err(Errno::NOENT) => return Ok(None),
+            fd => fd.map_err(|e| context(e.into()))?,
+        };
+        match file_type(&stat_fd(&fd).map_err(|e| context(e.into()))?) {
+            FileType::RegularFile => Ok(Some(reopen(&fd, OFlags::RDONLY).map_err(context)?)),
+            other => Err(Error::Invalid(format!(
+                "{}: the store's policy is a file, and this is a {other:?}: put a file there or take it away",
+                self.shown(path)
+            ))),
+        }
     }
 
     fn open_for_authoring(&self, path: &Path, expected: &Identity) -> Result<File> {

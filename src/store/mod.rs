@@ -16,6 +16,9 @@ pub use directory::DirectoryStore;
 
 use crate::error::Result;
 
+/// The name of a store's own policy (policy/), in its root. It is not served.
+pub const POLICY: &str = "templatefs.toml";
+
 /// Which file, with which content, as far as stat(2) can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
@@ -83,6 +86,9 @@ pub trait Store: Send + Sync {
 
     /// Holds on to the file at `path`, which must still be `expected`.
     fn pin(&self, path: &Path, expected: &Identity) -> Result<Arc<dyn Template>>;
+
+    /// The store's own policy (policy/), where it has one.
+    fn policy(&self) -> Result<Option<File>>;
 
     /// Opens the template itself for reading and writing.
     fn open_for_authoring(&self, path: &Path, expected: &Identity) -> Result<File>;

@@ -1,0 +1,83 @@
+//! What the policies of the mount say to an OPEN, and to a view that grows.
+
+use std::path::Path;
+
+use parking_lot::MutexGuard;
+
+use super::Engine;
+use super::nodes::{Node, TemplateRef, What};
+use crate::access::Caller;
+use crate::caller;
+use crate::error::{Error, Result};
+use crate::policy::{self, Guard, Wish};
+use crate::rules::Kind;
+
+impl Engine {
+    /// As a mount has it whose policies were read.
+    pub fn guarded_by(mut self, guard: Guard) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// Takes the policies as they are now, or none of them.
+    pub fn reload_policies(&self) -> Result<()> {
+        self.guard.reload(self.store.as_ref())
+    }
+
+    /// May `caller` open this node at all? What is returned is held until it is open.
+    pub(super) fn admit_open(&self, caller: &Caller, node: &Node) -> Result<Option<MutexGuard<'_, ()>>> {
+        let Some((template, kind)) = kind_of(&node.what) else { return Ok(None) };
+        if self.inspectors.contains_key(&caller.pid) {
+            return Ok(None);
+        }
+        let groups = || {
+            let others = caller::supplementary_groups(caller).unwrap_or_default();
+            others.into_iter().chain([caller.gid]).collect()
+        };
+        let size = template.identity.size;
+        let path = &template.path;
+        self.guard.check(&Wish { path, kind, uid: caller.uid, groups: &groups, size })?;
+        match self.guard.max_views(path).filter(|_| kind.is_private()) {
+            Some((limit, title)) => self.count_views(node, template, limit, &title).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn count_views(
+        &self,
+        node: &Node,
+        template: &TemplateRef,
+        limit: u64,
+        title: &str,
+    ) -> Result<MutexGuard<'_, ()>> {
+        let counting = self.counting.lock();
+        let file = template.identity.file();
+        let same = |other: &Node| matches!(&other.what, What::Private(private) if private.template.identity.file() == file);
+        let others = self.nodes.open().into_iter().filter(|other| other.id != node.id && same(other)).count();
+        if others as u64 >= limit {
+            return Err(Error::Quota(format!(
+                "{}: {title} lets {limit} private views of it be open at once, and they are: close one, or raise \
+                 max-views there",
+                template.path.display()
+            )));
+        }
+        Ok(counting)
+    }
+
+    /// May a private view of this template become `size` bytes long?
+    pub(super) fn admit_size(&self, path: &Path, size: u64) -> Result<()> {
+        match self.guard.max_size(path) {
+            Some((limit, title)) if size > limit => Err(policy::too_large(path, size, limit, &title)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn kind_of(what: &What) -> Option<(&TemplateRef, Kind)> {
+    match what {
+        What::Rom { template, .. } => Some((template, Kind::Rom)),
+        What::Template { template } => Some((template, Kind::Template)),
+        What::Private(private) => Some((&private.template, Kind::Private)),
+        What::Directory { .. } | What::Leftover { .. } => None,
+    }
+}
