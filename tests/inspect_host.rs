@@ -4,7 +4,8 @@ mod common;
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::files::{open_ro, open_rw, wait_for_no_view_files};
 use common::limit::{limit, poll};
@@ -23,6 +24,8 @@ const DIRTIED: usize = 24 << 20;
 const TOLERANCE: f64 = 0.05;
 /// Other processes take and give memory at the same time: the first round that they leave alone decides.
 const ROUNDS: usize = 40;
+/// So many rounds between two looks at a host that did not change by itself are evidence; fewer are none.
+const QUIET_ROUNDS: usize = 5;
 
 /// Of MemFree or MemAvailable, in bytes, and the free pages that the kernel keeps in a list for each CPU. Those are
 /// in neither, and since Linux 6.7 they may be gigabytes: what a process frees lands there first.
@@ -111,6 +114,14 @@ fn round(mounted: &Mounted) -> [Compared; 3] {
     ]
 }
 
+/// Does the host keep its figures for so long, if nothing is done here?
+fn is_quiet(time: Duration) -> bool {
+    let before = (available(), host("MemFree"));
+    thread::sleep(time);
+    let drift = (available() - before.0).abs().max((host("MemFree") - before.1).abs());
+    (drift as f64) < TOLERANCE / 2.0 * (VIEWS * DIRTIED) as f64
+}
+
 fn cost(all: &[ViewReport]) -> u64 {
     assert_eq!(all.len(), VIEWS);
     sum(all, |view| view.cost_bytes.unwrap())
@@ -133,13 +144,20 @@ fn sixteen_views_cost_what_the_host_has_less() {
     let state = tempfile::Builder::new().prefix("templatefs-test-").tempdir_in(place).unwrap();
     let mounted = Mounted::start(Options { state: Some(state.path().to_owned()), ..Options::default() });
     mounted.template("t", &pattern(7, DIRTIED));
+    let mut quiet = 0;
     let agree = (1..=ROUNDS).any(|_| {
+        let begin = Instant::now();
         let compared = round(&mounted).map(|(figure, cost, change)| {
             let off = (change as f64 - cost as f64) / cost as f64;
             println!("{figure}: cost {cost}, change {change}, off by {:+.1} %", off * 100.0);
             off.abs() <= TOLERANCE
         });
+        quiet += usize::from(is_quiet(begin.elapsed()));
         compared.iter().all(|agrees| *agrees)
     });
-    assert!(agree, "none of {ROUNDS} rounds agreed");
+    if !agree && quiet < QUIET_ROUNDS {
+        println!("skipped: what others do on this host changes its memory as much as {VIEWS} views do");
+        return;
+    }
+    assert!(agree, "none of {ROUNDS} rounds agreed, and {quiet} times nobody else disturbed");
 }
