@@ -193,6 +193,11 @@ fn the_png_has_the_right_pixels() {
     }
 }
 
+/// How often the daemon has looked at all processes.
+fn looks(mounted: &Mounted) -> usize {
+    mounted.log().matches("looked at all processes").count()
+}
+
 #[test]
 fn a_templates_heat_is_how_many_views_own_the_same_pages() {
     let _limit = limit(Duration::from_secs(60));
@@ -210,7 +215,9 @@ fn a_templates_heat_is_how_many_views_own_the_same_pages() {
     views[0].write_all_at(&[7; 2 * PAGE], 64 * PAGE as u64).unwrap();
     views[1].write_all_at(&[7; 2 * PAGE], 64 * PAGE as u64).unwrap();
     let mountpoint = mounted.mountpoint.to_str().unwrap();
+    let before = looks(&mounted);
     let drawn = text(&["--template", "debian/12.ram", mountpoint]);
+    assert_eq!(looks(&mounted) - before, 2, "one for the list of views, one for the pages of all");
     assert!(drawn.starts_with("template debian/12.ram: 1.0 MiB, 4 views\n"), "{drawn}");
     let heat = |page: usize| match page {
         32..40 => '█',

@@ -6,6 +6,7 @@
 //! views.json               the figures of the views that the reader may see (docs/INSPECT.md)
 //! templates.json           the templates that the reader may read
 //! metrics                  the same, added up, in Prometheus' text format
+//! pages                    of all views, what `pages` and `resident` are of one
 //! views/ID/status          one view's figures, one `key: value` a line
 //! views/ID/pages           which of its pages are whose, one run a line
 //! views/ID/resident        which of them the processes that map it have in memory
@@ -104,6 +105,11 @@ impl Control {
 
     pub fn release(&self, handle: u64) {
         self.open.remove(&handle);
+    }
+
+    /// Waits until the mount is complete, which follows its first answer at once.
+    fn inspector(&self) -> &Inspector {
+        self.inspector.wait()
     }
 
     fn visible(&self, caller: &Caller, id: &str) -> bool {

@@ -14,6 +14,7 @@ pub enum Entry {
     ViewsJson,
     TemplatesJson,
     Metrics,
+    AllPages,
     Views,
     View(String),
     Status(String),
@@ -31,6 +32,7 @@ impl Entry {
         match self {
             Self::Root => &[
                 ("metrics", false),
+                ("pages", false),
                 ("templates.json", false),
                 ("version", false),
                 ("views", true),
@@ -48,6 +50,7 @@ impl Entry {
             (Self::Root, "views.json") => Some(Self::ViewsJson),
             (Self::Root, "templates.json") => Some(Self::TemplatesJson),
             (Self::Root, "metrics") => Some(Self::Metrics),
+            (Self::Root, "pages") => Some(Self::AllPages),
             (Self::Root, "views") => Some(Self::Views),
             (Self::Views, id) => Some(Self::View(id.into())),
             (Self::View(id), "status") => Some(Self::Status(id.clone())),

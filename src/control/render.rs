@@ -8,47 +8,48 @@ use serde_json::Value;
 use super::Control;
 use super::paths::Entry;
 use crate::access::Caller;
+use crate::engine::PageRun;
 use crate::error::{Error, Result};
-use crate::inspect::{Holding, Inspector, Report, ResidentPages, ViewReport};
+use crate::inspect::{Holding, ResidentPages, ViewReport};
 use crate::overlay::State;
 
 impl Control {
     pub(super) fn render(&self, caller: &Caller, entry: &Entry) -> Result<Vec<u8>> {
         match entry {
             Entry::Version => Ok(format!("{}\n", env!("CARGO_PKG_VERSION")).into_bytes()),
-            Entry::ViewsJson => json(&self.report(caller)?),
-            Entry::TemplatesJson => json(&self.inspector()?.templates(caller)?),
-            Entry::Metrics => Ok(self.inspector()?.metrics(caller).into_bytes()),
-            Entry::Status(id) => {
-                let view = self.report(caller)?.views.into_iter().find(|view| view.id == *id);
-                Ok(status(&view.ok_or_else(|| gone(id))?)?.into_bytes())
-            }
-            Entry::Pages(id) => {
-                let runs = self.engine.page_runs(caller, id).ok_or_else(|| gone(id))?;
+            Entry::ViewsJson => json(&self.inspector().report(caller)),
+            Entry::TemplatesJson => json(&self.inspector().templates(caller)?),
+            Entry::Metrics => Ok(self.inspector().metrics(caller).into_bytes()),
+            Entry::AllPages => {
                 let mut text = String::new();
-                for (first, count, state) in runs {
-                    let _ = writeln!(text, "{first} {count} {}", word(state));
+                for (id, runs, resident) in self.inspector().all_pages(caller) {
+                    let _ = writeln!(text, "view {id}");
+                    write_owners(&mut text, &runs);
+                    write_resident(&mut text, &resident);
                 }
                 Ok(text.into_bytes())
             }
+            Entry::Status(id) => {
+                let view = self.inspector().view(caller, id);
+                Ok(status(&view.ok_or_else(|| gone(id))?)?.into_bytes())
+            }
+            Entry::Pages(id) => {
+                let view = self.engine.snapshot_of(caller, id);
+                let runs = view.and_then(|view| self.engine.page_runs(&view)).ok_or_else(|| gone(id))?;
+                let mut text = String::new();
+                write_owners(&mut text, &runs);
+                Ok(text.into_bytes())
+            }
             Entry::Resident(id) => {
-                let pages = self.inspector()?.resident_pages(caller, id).ok_or_else(|| gone(id))?;
-                Ok(resident(&pages).into_bytes())
+                let pages = self.inspector().resident_pages(caller, id).ok_or_else(|| gone(id))?;
+                let mut text = String::new();
+                write_resident(&mut text, &pages);
+                Ok(text.into_bytes())
             }
             Entry::Root | Entry::Views | Entry::View(_) => {
                 Err(Error::io("a control directory", rustix::io::Errno::ISDIR))
             }
         }
-    }
-
-    fn report(&self, caller: &Caller) -> Result<Report> {
-        Ok(self.inspector()?.report(caller))
-    }
-
-    fn inspector(&self) -> Result<&Inspector> {
-        self.inspector
-            .get()
-            .ok_or_else(|| Error::io("the mount is not complete yet", rustix::io::Errno::AGAIN))
     }
 }
 
@@ -64,9 +65,14 @@ fn word(state: State) -> &'static str {
     }
 }
 
+fn write_owners(text: &mut String, runs: &[PageRun]) {
+    for (first, count, state) in runs {
+        let _ = writeln!(text, "{first} {count} {}", word(*state));
+    }
+}
+
 /// A process that could not be looked at is a line of its own: what it holds is missing here.
-fn resident(pages: &ResidentPages) -> String {
-    let mut text = String::new();
+fn write_resident(text: &mut String, pages: &ResidentPages) {
     for (run, holding) in &pages.runs {
         let word = match holding {
             Holding::Mapped => "mapped",
@@ -78,7 +84,6 @@ fn resident(pages: &ResidentPages) -> String {
     for (pid, comm) in &pages.unknown {
         let _ = writeln!(text, "unknown {pid} {comm}");
     }
-    text
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
@@ -112,7 +117,7 @@ fn fields(item: &Value) -> String {
     pairs.collect::<Vec<_>>().join(" ")
 }
 
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::Null => "unknown".into(),
         Value::String(text) => text.clone(),

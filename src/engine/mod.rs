@@ -22,7 +22,7 @@ pub use data::{Allocate, Seek};
 pub use lookup::DirectoryEntry;
 pub use nodes::{CounterValues, FIRST_FOREIGN, ROOT};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};
-pub use snapshot::{Child, Opener, ViewSnapshot};
+pub use snapshot::{Child, Opener, PageRun, ViewSnapshot};
 
 use crate::access::{Caller, Guarded, permitted};
 use crate::caller;

@@ -14,8 +14,11 @@ use crate::access::{Caller, READ, SEARCH};
 use crate::caller::process_of;
 use crate::name::{Label, printable};
 use crate::overlay::{PAGE, State, Usage};
-use crate::store::Found;
+use crate::store::{Found, Identity};
 use crate::views::Named;
+
+/// First page, how many, and whose they are.
+pub type PageRun = (u64, u64, State);
 
 /// One view, or one template that is open for authoring.
 #[derive(Debug, Clone)]
@@ -54,11 +57,18 @@ pub struct Opener {
     pub writable: bool,
 }
 
+impl ViewSnapshot {
+    /// The same for views of one template file, and for no others.
+    pub fn template_key(&self) -> (PathBuf, Identity) {
+        (self.source.path.clone(), self.source.identity.clone())
+    }
+}
+
 impl Engine {
     /// The views that `caller` may see: root all, others their own; in the order of their
     /// templates and names.
     pub fn snapshot(&self, caller: &Caller) -> Vec<ViewSnapshot> {
-        let mut openers = self.openers();
+        let mut openers = self.openers(|_| true);
         let open = self.nodes.open().into_iter().filter_map(|node| {
             let openers = openers.remove(&node.id)?;
             self.open_snapshot(&node, openers)
@@ -72,17 +82,20 @@ impl Engine {
         views
     }
 
-    fn openers(&self) -> HashMap<u64, Vec<Opener>> {
-        let mut handles: Vec<_> =
-            self.handles.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
+    /// By node, of the open files that are `wanted`.
+    fn openers(&self, wanted: impl Fn(&Handle) -> bool) -> HashMap<u64, Vec<Opener>> {
+        let wanted = self.handles.iter().filter(|entry| wanted(entry.value()));
+        let mut handles: Vec<_> = wanted.map(|entry| (*entry.key(), entry.value().clone())).collect();
         handles.sort_unstable_by_key(|(id, _)| *id);
         let mut openers: HashMap<u64, Vec<Opener>> = HashMap::new();
+        // The kernel names threads, and /proc their processes.
+        let mut processes: HashMap<u32, u32> = HashMap::new();
         for (_, handle) in handles {
             if handle.inspection {
                 continue;
             }
             let Caller { uid, pid, .. } = handle.opener;
-            let pid = process_of(pid);
+            let pid = *processes.entry(pid).or_insert_with(|| process_of(pid));
             openers.entry(handle.node.id).or_default().push(Opener {
                 pid,
                 uid,
@@ -97,30 +110,8 @@ impl Engine {
             let state = node.state.lock();
             (state.content.clone()?, state.why)
         };
-        let (template, kind, vm) = match &node.what {
-            What::Rom { template, vm } => (template, "rom", vm),
-            What::Private(private) => (&private.template, "private", &private.vm),
-            What::Template { template } => (template, "template", &None),
-            What::Directory { .. } | What::Leftover { .. } => return None,
-        };
-        let mut snapshot = ViewSnapshot {
-            node: Some(node.id),
-            id: id_of(node)?,
-            template: written(template.path.as_os_str().as_encoded_bytes()),
-            vm: vm.clone(),
-            kind,
-            backing: "template",
-            backing_reason,
-            uid: owner(&content, openers.first().map_or(0, |opener| opener.uid)),
-            size: template.identity.size,
-            template_size: template.identity.size,
-            usage: Usage::default(),
-            since: node.since,
-            counters: node.counters.values(),
-            openers,
-            passed_through: false,
-            source: template.clone(),
-        };
+        let uid = owner(&content, openers.first().map_or(0, |opener| opener.uid));
+        let mut snapshot = ViewSnapshot { openers, backing_reason, ..snapshot_of_nothing(node, uid)? };
         match &content {
             Content::Template(pinned) => {
                 snapshot.passed_through = pinned.passed_through.get() == Some(&true);
@@ -153,6 +144,34 @@ impl Engine {
         }
     }
 
+    /// The view that a node stands for, if `caller` may see it. It need not be open, nor made: one
+    /// that nobody uses yet owns nothing, and is there for whoever may read its template.
+    pub fn snapshot_of_node(&self, caller: &Caller, id: u64) -> Option<ViewSnapshot> {
+        let node = self.nodes.get(id)?;
+        let openers = self.openers(|handle| handle.node.id == id).remove(&id).unwrap_or_default();
+        let may_see = |view: &ViewSnapshot| caller.uid == 0 || view.uid == caller.uid;
+        if let Some(view) = self.open_snapshot(&node, openers) {
+            return Some(view).filter(may_see);
+        }
+        let at_rest = match &node.what {
+            What::Private(PrivateRef { view: Some(name), template, .. }) => {
+                let known = self.views.find(name).ok().flatten();
+                known
+                    .filter(|known| Self::check_fits(name, &known.record, template).is_ok())
+                    .map(|known| (name, known))
+            }
+            What::Leftover { view, .. } => Some((view, self.views.find(view).ok()??)),
+            _ => None,
+        };
+        if let Some((name, known)) = at_rest {
+            return Some(snapshot_at_rest(name, known)).filter(may_see);
+        }
+        let view = snapshot_of_nothing(&node, caller.uid)?;
+        let metadata = node.metadata.lock().clone()?;
+        self.check(caller, &view.source.path, &metadata, READ).ok()?;
+        Some(view)
+    }
+
     /// Of a view's template, what is no hole; None where it cannot be read. Reads the template's
     /// layout once while it is pinned.
     pub fn template_data(&self, view: &ViewSnapshot) -> Option<u64> {
@@ -168,6 +187,11 @@ impl Engine {
             },
         };
         pinned.ok()?.data_bytes()
+    }
+
+    /// The view with this id, if it is one of those.
+    pub fn snapshot_of(&self, caller: &Caller, id: &str) -> Option<ViewSnapshot> {
+        self.snapshot(caller).into_iter().find(|view| view.id == id)
     }
 
     /// The ids of the views that `caller` may see, in no order: cheap enough for a LOOKUP.
@@ -190,11 +214,10 @@ impl Engine {
         named.chain(open).collect()
     }
 
-    /// The page states of a view that `caller` may see, as runs: first page, how many, state.
-    pub fn page_runs(&self, caller: &Caller, id: &str) -> Option<Vec<(u64, u64, State)>> {
-        let snapshot = self.snapshot(caller).into_iter().find(|view| view.id == id)?;
+    /// The page states of a view, as runs; None where it is gone.
+    pub fn page_runs(&self, snapshot: &ViewSnapshot) -> Option<Vec<PageRun>> {
         let content = snapshot.node.and_then(|node| self.nodes.get(node)?.state.lock().content.clone());
-        match (content, Label::new(id.as_bytes())) {
+        match (content, Label::new(snapshot.id.as_bytes())) {
             (Some(Content::View(view)), _) => Some(view.overlay.page_runs()),
             (Some(Content::Memory(memory)), _) => memory.page_runs().ok(),
             (None, Some(name)) if snapshot.node.is_none() => self.views.page_runs_at_rest(&name).ok(),
@@ -244,6 +267,34 @@ impl Engine {
             }
         }
     }
+}
+
+/// A view that has no content yet; None for what is no view.
+fn snapshot_of_nothing(node: &Node, uid: u32) -> Option<ViewSnapshot> {
+    let (template, kind, vm) = match &node.what {
+        What::Rom { template, vm } => (template, "rom", vm),
+        What::Private(private) => (&private.template, "private", &private.vm),
+        What::Template { template } => (template, "template", &None),
+        What::Directory { .. } | What::Leftover { .. } => return None,
+    };
+    Some(ViewSnapshot {
+        node: Some(node.id),
+        id: id_of(node)?,
+        template: written(template.path.as_os_str().as_encoded_bytes()),
+        vm: vm.clone(),
+        kind,
+        backing: "template",
+        backing_reason: None,
+        uid,
+        size: template.identity.size,
+        template_size: template.identity.size,
+        usage: Usage::default(),
+        since: node.since,
+        counters: node.counters.values(),
+        openers: Vec::new(),
+        passed_through: false,
+        source: template.clone(),
+    })
 }
 
 fn snapshot_at_rest(name: &Label, known: Named) -> ViewSnapshot {

@@ -6,14 +6,14 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::processes;
+use super::processes::OpenFiles;
 use crate::engine::Engine;
 use crate::mount::{self, Device};
 use crate::program;
@@ -59,28 +59,31 @@ pub fn look(engine: &Engine, mountpoint: &Path, wanted: &[Wanted]) -> io::Result
 }
 
 /// The process that looks.
-pub fn answer(mountpoint: &Path, questions: impl BufRead, mut answers: impl Write) -> io::Result<()> {
+pub fn answer(mountpoint: &Path, questions: impl BufRead, answers: impl Write) -> io::Result<()> {
     let device = mount::device_of(mountpoint).map_err(io::Error::other)?;
     // Only root can reach an inode by its node id.
     let root = rustix::process::geteuid().is_root();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mount = root.then(|| openat(CWD, mountpoint, flags, Mode::empty())).transpose()?;
+    let mut files = OpenFiles::default();
+    let mut answers = BufWriter::new(answers);
     for line in questions.lines() {
-        let cached = open(&line?, device, mount.as_ref()).and_then(|file| sys::cachestat(&file).ok());
+        let cached =
+            open(&line?, device, mount.as_ref(), &mut files).and_then(|file| sys::cachestat(&file).ok());
         match cached {
             Some(stat) => writeln!(answers, "{} {}", stat.cached, stat.dirty + stat.writeback)?,
             None => writeln!(answers, "-")?,
         }
     }
-    Ok(())
+    answers.flush()
 }
 
-fn open(line: &str, device: Device, mount: Option<&OwnedFd>) -> Option<File> {
+fn open(line: &str, device: Device, mount: Option<&OwnedFd>, files: &mut OpenFiles) -> Option<File> {
     let mut words = line.split_ascii_whitespace().map(str::parse::<u64>);
     let node = words.next()?.ok()?;
     match mount {
         Some(mount) => sys::open_node(mount, node).ok(),
-        None => words.flatten().find_map(|pid| processes::open_as(u32::try_from(pid).ok()?, device, node)),
+        None => words.flatten().find_map(|pid| files.open_as(u32::try_from(pid).ok()?, device, node)),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Which pages of a view the processes that map it have in memory.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Inspector;
-use super::patience::Patience;
-use super::processes::Mappers;
-use super::resident::{runs, union};
+use super::looks::{Looks, has_ended};
+use super::resident::union;
 use crate::access::Caller;
-use crate::caller::{comm, uid_of};
+use crate::engine::{PageRun, ViewSnapshot};
 use crate::overlay::PAGE;
 use crate::sys::PageKind;
 
@@ -35,31 +35,40 @@ impl Inspector {
     /// None where there is no such view for `caller`. Takes its time: never to be called by a
     /// thread that serves the mount.
     pub fn resident_pages(&self, caller: &Caller, id: &str) -> Option<ResidentPages> {
-        let view = self.engine.snapshot(caller).into_iter().find(|view| view.id == id)?;
-        let Some(node) = view.node else { return Some(ResidentPages::default()) };
-        let mappers = Mappers::scan(self.device);
-        let mut patience = Patience::new();
-        let mut unknown: Vec<u32> =
-            view.openers.iter().map(|opener| opener.pid).filter(|pid| mappers.is_unreadable(*pid)).collect();
-        let mut found = Vec::new();
-        for mapper in mappers.of(node) {
-            let may_see = caller.uid == 0 || uid_of(mapper.pid) == Some(caller.uid);
-            let look = {
-                let mapper = mapper.clone();
-                move || runs(&mapper)
-            };
-            match may_see.then(|| patience.look(mapper.pid, look)).flatten() {
-                Some(Ok(runs)) => found.extend(runs),
-                // One that ended meanwhile holds nothing any more.
-                _ if uid_of(mapper.pid).is_none() => {}
-                _ => unknown.push(mapper.pid),
+        let view = self.engine.snapshot_of(caller, id)?;
+        let mut looks = self.looks(caller, std::slice::from_ref(&view));
+        Some(resident_pages(&view, &mut looks))
+    }
+
+    /// The pages of all views that `caller` may see, from one look at the processes: each view's
+    /// id, whose its pages are, and which are in memory.
+    pub fn all_pages(&self, caller: &Caller) -> Vec<(String, Vec<PageRun>, ResidentPages)> {
+        let views = self.engine.snapshot(caller);
+        let mut looks = self.looks(caller, &views);
+        let pages = |view: ViewSnapshot| {
+            let resident = resident_pages(&view, &mut looks);
+            Some((view.id.clone(), self.engine.page_runs(&view)?, resident))
+        };
+        views.into_iter().filter_map(pages).collect()
+    }
+}
+
+fn resident_pages(view: &ViewSnapshot, looks: &mut Looks) -> ResidentPages {
+    let Some(node) = view.node else { return ResidentPages::default() };
+    let openers = view.openers.iter().map(|opener| opener.pid);
+    let mut unknown: BTreeSet<u32> = openers.filter(|pid| looks.mappers.is_unreadable(*pid)).collect();
+    let mut found = Vec::new();
+    for pid in looks.mappers.of(node).iter().map(|mapper| mapper.pid) {
+        match looks.of(pid, node).and_then(|resident| resident.runs.as_ref()) {
+            Some(runs) => found.extend(runs.iter().cloned()),
+            None if has_ended(pid) => {}
+            None => {
+                unknown.insert(pid);
             }
         }
-        unknown.sort_unstable();
-        unknown.dedup();
-        let unknown = unknown.into_iter().map(|pid| (pid, comm(pid))).collect();
-        Some(ResidentPages { runs: merged(found), unknown })
     }
+    let unknown = unknown.into_iter().map(|pid| (pid, looks.comm(pid))).collect();
+    ResidentPages { runs: merged(found), unknown }
 }
 
 fn merged(found: Vec<(Range<u64>, PageKind)>) -> Vec<(Range<u64>, Holding)> {

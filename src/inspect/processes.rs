@@ -1,6 +1,7 @@
 //! Which processes map the files of a mount, found through /proc/PID/maps by device and inode.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -34,37 +35,51 @@ impl Mapper {
     }
 }
 
-/// Opens the file with this node id as `pid` has it open, where this user may: no path leads to a
-/// view without a name. Found by the inode number in /proc/PID/fdinfo, without asking the mount.
-pub fn open_as(pid: u32, device: Device, node: u64) -> Option<File> {
-    let wanted = node.to_string();
+/// The files that processes have open, as far as this user may see: no path leads to a view without
+/// a name. Each process is looked at once.
+#[derive(Debug, Default)]
+pub struct OpenFiles(HashMap<u32, HashMap<u64, Vec<OsString>>>);
+
+impl OpenFiles {
+    /// Opens the file with this node id as `pid` has it open.
+    pub fn open_as(&mut self, pid: u32, device: Device, node: u64) -> Option<File> {
+        let files = self.0.entry(pid).or_insert_with(|| by_inode(pid).unwrap_or_default());
+        let of_mount = |name: &OsString| {
+            let path = Path::new(&format!("/proc/{pid}/fd")).join(name);
+            // Another filesystem may have that number too, and opening a FIFO would wait.
+            let metadata = std::fs::metadata(&path).ok()?;
+            let is_it = metadata.is_file() && metadata.dev() == makedev(device.major, device.minor);
+            if is_it { File::open(path).ok() } else { None }
+        };
+        files.get(&node)?.iter().find_map(of_mount)
+    }
+}
+
+/// Descriptors by the inode number in /proc/PID/fdinfo, without asking the mount.
+fn by_inode(pid: u32) -> Option<HashMap<u64, Vec<OsString>>> {
+    let mut files: HashMap<u64, Vec<OsString>> = HashMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).ok()?.flatten() {
         let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let ino = info.lines().find_map(|line| line.strip_prefix("ino:"));
-        if ino.is_none_or(|ino| ino.trim() != wanted) {
-            continue;
-        }
-        let path = Path::new(&format!("/proc/{pid}/fd")).join(entry.file_name());
-        // Another filesystem may have that number too, and opening a FIFO would wait.
-        let metadata = std::fs::metadata(&path).ok()?;
-        if metadata.is_file() && metadata.dev() == makedev(device.major, device.minor) {
-            return File::open(path).ok();
+        if let Some(ino) = ino.and_then(|ino| ino.trim().parse().ok()) {
+            files.entry(ino).or_default().push(entry.file_name());
         }
     }
-    None
+    Some(files)
 }
 
 /// All mappings of files of a mount, and the processes whose mappings could not be read.
 #[derive(Debug, Default)]
 pub struct Mappers {
     by_node: HashMap<u64, Vec<Mapper>>,
-    unreadable: Vec<u32>,
+    unreadable: HashSet<u32>,
 }
 
 impl Mappers {
     /// Reads the mappings of all processes. One that ends meanwhile is left out.
     pub fn scan(device: Device) -> Self {
         let mut found = Self::default();
+        log::debug!("looked at all processes");
         let Ok(entries) = std::fs::read_dir("/proc") else { return found };
         let mut patience = Patience::new();
         for entry in entries.flatten() {
@@ -74,7 +89,9 @@ impl Mappers {
             match patience.look(pid, move || std::fs::read(format!("/proc/{pid}/maps"))) {
                 Some(Ok(text)) => found.take(pid, &text, device),
                 Some(Err(e)) if e.kind() != std::io::ErrorKind::PermissionDenied => {}
-                _ => found.unreadable.push(pid),
+                _ => {
+                    found.unreadable.insert(pid);
+                }
             }
         }
         found

@@ -1,5 +1,6 @@
 //! What of a mapping is in memory, and whose: from PAGEMAP_SCAN (Linux 6.7), or else from smaps.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -16,88 +17,96 @@ pub struct Resident {
     pub swap: u64,
     /// The file's own pages.
     pub file: u64,
-    /// Where in the file these lie, in bytes; not known from smaps.
-    pub ranges: Option<Vec<Range<u64>>>,
+    /// Where in the file all these lie, in bytes; not known from smaps.
+    pub runs: Option<Vec<(Range<u64>, PageKind)>>,
 }
 
-/// An error where this process may not be looked at, or is gone.
-pub fn resident(mapper: &Mapper) -> io::Result<Resident> {
-    match by_scan(mapper) {
+impl Resident {
+    /// Of a process that maps nothing.
+    pub fn none() -> Self {
+        Self { runs: Some(Vec::new()), ..Self::default() }
+    }
+}
+
+/// What one process has of each of these files, in their order; they are all mappers of that
+/// process, and /proc is opened once for them. An error where it may not be looked at, or is gone.
+pub fn residents(mappers: &[Mapper]) -> io::Result<Vec<Resident>> {
+    match by_scan(mappers) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL | libc::ENOSYS)) => {
-            by_smaps(mapper)
+            by_smaps(mappers)
         }
         result => result,
     }
 }
 
-fn by_scan(mapper: &Mapper) -> io::Result<Resident> {
+fn by_scan(mappers: &[Mapper]) -> io::Result<Vec<Resident>> {
+    let Some(Mapper { pid, .. }) = mappers.first() else { return Ok(Vec::new()) };
+    let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+    mappers.iter().map(|mapper| scan(&pagemap, &mapper.mappings)).collect()
+}
+
+fn scan(pagemap: &File, mappings: &[Mapping]) -> io::Result<Resident> {
     let mut found = Resident::default();
-    let mut ranges = Vec::new();
-    scan(mapper, |range, kind| {
-        let bytes = range.end - range.start;
-        match kind {
-            PageKind::Anon => found.anon += bytes,
-            PageKind::Swap => found.swap += bytes,
-            PageKind::File => {
-                found.file += bytes;
-                ranges.push(range);
+    let mut runs = Vec::new();
+    for Mapping { addresses, offset, .. } in mappings {
+        sys::scan_pages(pagemap, addresses.clone(), |region, kind| {
+            let bytes = region.end - region.start;
+            match kind {
+                PageKind::Anon => found.anon += bytes,
+                PageKind::Swap => found.swap += bytes,
+                PageKind::File => found.file += bytes,
             }
-        }
-    })?;
-    found.ranges = Some(ranges);
+            let from = region.start - addresses.start + offset;
+            runs.push((from..from + bytes, kind));
+        })?;
+    }
+    found.runs = Some(runs);
     Ok(found)
 }
 
-/// Calls `found` with each run of pages that a process has of the file, in bytes of the file, and
-/// whose they are.
-fn scan(mapper: &Mapper, mut found: impl FnMut(Range<u64>, PageKind)) -> io::Result<()> {
-    let pagemap = File::open(format!("/proc/{}/pagemap", mapper.pid))?;
-    for Mapping { addresses, offset, .. } in &mapper.mappings {
-        sys::scan_pages(&pagemap, addresses.clone(), |region, kind| {
-            let from = region.start - addresses.start + offset;
-            found(from..from + (region.end - region.start), kind);
-        })?;
-    }
-    Ok(())
+fn by_smaps(mappers: &[Mapper]) -> io::Result<Vec<Resident>> {
+    let Some(Mapper { pid, .. }) = mappers.first() else { return Ok(Vec::new()) };
+    let smaps = parse_smaps(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
+    Ok(mappers.iter().map(|mapper| sum_smaps(&smaps, &mapper.mappings)).collect())
 }
 
-/// The same as runs. Only PAGEMAP_SCAN tells them: an error before Linux 6.7.
-pub fn runs(mapper: &Mapper) -> io::Result<Vec<(Range<u64>, PageKind)>> {
-    let mut runs = Vec::new();
-    scan(mapper, |range, kind| runs.push((range, kind)))?;
-    Ok(runs)
-}
+/// `Rss`, `Anonymous` and `Swap` of each range of addresses, in bytes.
+type Smaps = HashMap<Range<u64>, Resident>;
 
-fn by_smaps(mapper: &Mapper) -> io::Result<Resident> {
-    let text = std::fs::read_to_string(format!("/proc/{}/smaps", mapper.pid))?;
-    Ok(sum_smaps(&text, &mapper.mappings))
-}
-
-/// `Rss`, `Anonymous` and `Swap` (in kB) of the ranges that are `mappings`.
-fn sum_smaps(text: &str, mappings: &[Mapping]) -> Resident {
-    let mut found = Resident::default();
-    let mut ours = false;
+fn parse_smaps(text: &str) -> Smaps {
+    let mut smaps = Smaps::new();
+    let mut current = 0..0;
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         let Some(first) = words.next() else { continue };
         if let Some((start, end)) = first.split_once('-') {
-            let hex = |text| u64::from_str_radix(text, 16).ok();
-            ours = match (hex(start), hex(end)) {
-                (Some(start), Some(end)) => mappings.iter().any(|m| m.addresses == (start..end)),
-                _ => false,
-            };
+            let hex = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+            current = hex(start)..hex(end);
             continue;
         }
-        let Some(kib) = words.next().and_then(|n| n.parse::<u64>().ok()).filter(|_| ours) else { continue };
-        match first {
-            "Rss:" => found.file += kib * 1024,
-            "Anonymous:" => {
-                found.anon += kib * 1024;
-                found.file = found.file.saturating_sub(kib * 1024);
-            }
-            "Swap:" => found.swap += kib * 1024,
-            _ => {}
+        let bytes = words.next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024;
+        if !matches!(first, "Rss:" | "Anonymous:" | "Swap:") {
+            continue;
         }
+        let range = smaps.entry(current.clone()).or_default();
+        match first {
+            "Rss:" => range.file += bytes,
+            "Swap:" => range.swap += bytes,
+            _ => {
+                range.anon += bytes;
+                range.file = range.file.saturating_sub(bytes);
+            }
+        }
+    }
+    smaps
+}
+
+fn sum_smaps(smaps: &Smaps, mappings: &[Mapping]) -> Resident {
+    let mut found = Resident::default();
+    for range in mappings.iter().filter_map(|mapping| smaps.get(&mapping.addresses)) {
+        found.anon += range.anon;
+        found.swap += range.swap;
+        found.file += range.file;
     }
     found
 }
@@ -124,6 +133,7 @@ pub fn union(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overlay::PAGE;
 
     #[test]
     fn a_page_that_two_processes_map_counts_once() {
@@ -137,40 +147,51 @@ mod tests {
         let text = "1000-3000 rw-p 00000000 00:39 65 /mnt/t\nSize: 8 kB\nRss: 8 kB\nAnonymous: 4 kB\nSwap: 4 kB\n\
                     3000-4000 rw-p 00000000 00:00 0\nRss: 4 kB\nAnonymous: 4 kB\n";
         let mapping = Mapping { addresses: 0x1000..0x3000, offset: 0, is_private: true };
-        let expected = Resident { anon: 4096, swap: 4096, file: 4096, ranges: None };
-        assert_eq!(sum_smaps(text, &[mapping]), expected);
+        let expected = Resident { anon: 4096, swap: 4096, file: 4096, runs: None };
+        assert_eq!(sum_smaps(&parse_smaps(text), &[mapping]), expected);
     }
 
-    /// Both ways of looking must agree, on this process's own memory.
+    fn mapping(map: &memmap2::MmapMut, pages: Range<u64>, offset: u64) -> Mapping {
+        let start = map.as_ptr() as u64;
+        let addresses = start + pages.start * PAGE..start + pages.end * PAGE;
+        Mapping { addresses, offset, is_private: true }
+    }
+
+    /// Both ways of looking must agree, on this process's own memory: two files, of which one is
+    /// mapped twice, and both have pages that were read, written, and never touched.
     #[test]
     fn a_scan_and_smaps_agree() {
-        let file = tempfile::tempfile().unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 64 * 4096], 0).unwrap();
-        // SAFETY: nobody else has this file; it is not truncated while it is mapped.
-        let mut map = unsafe { memmap2::MmapOptions::new().map_copy(&file).unwrap() };
-        let mut sum = 0u32;
-        for page in 0..32 {
-            sum += u32::from(map[page * 4096]);
-        }
-        for page in (0..20).step_by(2) {
-            map[page * 4096] = 2;
-        }
-        assert_eq!(sum, 32);
-        let start = map.as_ptr() as u64;
-        let mapping = Mapping { addresses: start..start + 64 * 4096, offset: 0, is_private: true };
-        let mapper = Mapper { pid: std::process::id(), mappings: vec![mapping] };
-        let smaps = by_smaps(&mapper).unwrap();
-        assert_eq!((smaps.anon, smaps.swap), (10 * 4096, 0));
-        match by_scan(&mapper) {
-            Ok(scan) => {
-                assert_eq!((scan.anon, scan.swap, scan.file), (smaps.anon, smaps.swap, smaps.file));
-                assert_eq!(covered(scan.ranges.unwrap()), scan.file);
-                let copied = runs(&mapper).unwrap().into_iter().filter(|(_, kind)| *kind == PageKind::Anon);
-                let expected: Vec<_> =
-                    (0..20).step_by(2).map(|page| page * 4096..(page + 1) * 4096).collect();
-                assert_eq!(copied.map(|(range, _)| range).collect::<Vec<_>>(), expected);
+        let map = || {
+            let file = tempfile::tempfile().unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[1; 64 * PAGE as usize], 0).unwrap();
+            // SAFETY: nobody else has this file; it is not truncated while it is mapped.
+            unsafe { memmap2::MmapOptions::new().map_copy(&file).unwrap() }
+        };
+        let mut maps = [map(), map(), map()];
+        for (index, map) in maps.iter_mut().enumerate() {
+            let sum: u32 = (0..32).map(|page| u32::from(map[page * PAGE as usize])).sum();
+            assert_eq!(sum, 32);
+            for page in (0..20).step_by(index + 2) {
+                map[page * PAGE as usize] = 2;
             }
-            Err(e) => println!("skipped: this kernel has no PAGEMAP_SCAN (Linux 6.7): {e}"),
         }
+        let pid = std::process::id();
+        let [first, second, third] = &maps;
+        let twice = vec![mapping(first, 0..64, 0), mapping(second, 0..64, 64 * PAGE)];
+        let mappers =
+            [Mapper { pid, mappings: twice }, Mapper { pid, mappings: vec![mapping(third, 0..64, 0)] }];
+        let smaps = by_smaps(&mappers).unwrap();
+        assert_eq!([smaps[0].anon, smaps[1].anon], [17 * PAGE, 5 * PAGE]);
+        let scans = match by_scan(&mappers) {
+            Err(e) => return println!("skipped: this kernel has no PAGEMAP_SCAN (Linux 6.7): {e}"),
+            Ok(scans) => scans,
+        };
+        for (scan, smaps) in scans.iter().zip(&smaps) {
+            assert_eq!((scan.anon, scan.swap, scan.file), (smaps.anon, smaps.swap, smaps.file));
+            assert_eq!(smaps.runs, None);
+        }
+        let copied = scans[1].runs.iter().flatten().filter(|(_, kind)| *kind == PageKind::Anon);
+        let expected: Vec<_> = (0..20).step_by(4).map(|page| page * PAGE..(page + 1) * PAGE).collect();
+        assert_eq!(copied.map(|(range, _)| range.clone()).collect::<Vec<_>>(), expected);
     }
 }

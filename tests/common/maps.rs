@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr;
 
-use memmap2::{MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 
 pub struct Mapping(MmapRaw);
 
@@ -48,7 +48,8 @@ impl Mapping {
         // SAFETY: the range lies within the mapping, which lives as long as `self`; `bytes` is as
         // long and its own. A racing store changes the bytes that are copied and nothing else.
         unsafe { ptr::copy_nonoverlapping(self.0.as_ptr().add(range.start), bytes.as_mut_ptr(), length) };
-        bytes
+        // Unused, it would not be read at all where the compiler may leave that out.
+        std::hint::black_box(bytes)
     }
 
     /// As [`Self::read`].
@@ -76,6 +77,11 @@ impl Mapping {
         let range = self.checked(at, length);
         // SAFETY: nobody holds a reference into the mapping.
         unsafe { self.0.unchecked_advise_range(UncheckedAdvice::Remove, range.start, length) }
+    }
+
+    /// MADV_RANDOM: nothing is read ahead.
+    pub fn expect_random(&self) -> io::Result<()> {
+        self.0.advise(Advice::Random)
     }
 
     /// MADV_DONTNEED: the page tables forget, so that the page cache may. Loses the stores to a private mapping.

@@ -58,18 +58,11 @@ fn of_template(template: &str, mountpoint: Option<&Path>) -> Result<Subject> {
     let (mountpoint, views) = source::views_of(template, mountpoint)?;
     let mut owned = Vec::new();
     let mut unknown = Vec::new();
-    let mut size = 0;
-    for view in &views {
-        let pages = match source::pages(&mountpoint, view) {
-            Ok(pages) => pages,
-            // It went away since the views were listed.
-            Err(error) if error.errno() == rustix::io::Errno::NOENT => continue,
-            Err(error) => return Err(error),
-        };
-        size = size.max(view.size_bytes).max(view.template_bytes);
+    for pages in source::pages_of_all(&mountpoint, &views)? {
         owned.push(source::owned(&pages));
         unknown.extend(pages.unknown);
     }
+    let size = views.iter().map(|view| view.size_bytes.max(view.template_bytes)).max().unwrap_or(0);
     let plural = if owned.len() == 1 { "" } else { "s" };
     let title = format!("template {template}: {}, {} view{plural}", iec(size), owned.len());
     Ok(Box::new(move |room| Picture::of_template(title.clone(), size.div_ceil(PAGE), &owned, &unknown, room)))

@@ -1,5 +1,6 @@
 //! Where the pages of a view are read: the control directory of its mount.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -111,30 +112,38 @@ fn view_in(name: &[u8]) -> Result<Option<String>> {
 /// The pages of a view. What processes have in memory may be unknown; whose pages are is not.
 pub fn pages(mountpoint: &Path, view: &ViewReport) -> Result<Pages> {
     let directory = mountpoint.join(".templatefs/views").join(&view.id);
+    let text = read(&directory.join("pages"))? + &read(&directory.join("resident"))?;
+    Ok(parse(view, &text))
+}
+
+/// The pages of these views, from one look of the mount at all processes. One that went away since
+/// the views were listed is left out.
+pub fn pages_of_all(mountpoint: &Path, views: &[ViewReport]) -> Result<Vec<Pages>> {
+    let text = format!("\n{}", read(&mountpoint.join(".templatefs/pages"))?);
+    let sections = text.split("\nview ").filter_map(|section| section.split_once('\n'));
+    let texts: HashMap<&str, &str> = sections.collect();
+    Ok(views.iter().filter_map(|view| Some(parse(view, texts.get(view.id.as_str())?))).collect())
+}
+
+fn parse(view: &ViewReport, text: &str) -> Pages {
     let mut pages = Pages { pages: view.size_bytes.div_ceil(PAGE), ..Pages::default() };
-    for (run, word) in runs(&read(&directory.join("pages"))?) {
+    let (mut mapped, mut copied) = (Vec::new(), Vec::new());
+    for (run, word) in runs(text) {
         match word {
             "private" => pages.private.push(run),
             "zero" => pages.punched.push(run),
-            _ => {}
-        }
-    }
-    let resident = read(&directory.join("resident"))?;
-    let (mut mapped, mut copied) = (Vec::new(), Vec::new());
-    for (run, word) in runs(&resident) {
-        match word {
             "mapped" => mapped.push(run),
             "copied" | "swapped" => copied.push(run),
             _ => {}
         }
     }
-    pages.unknown = resident.lines().filter_map(unknown).collect();
+    pages.unknown = text.lines().filter_map(unknown).collect();
     // Where none could be looked at, nothing is known; a number would be read as one.
     if pages.unknown.is_empty() || !mapped.is_empty() || !copied.is_empty() {
         pages.mapped = Some(mapped);
         pages.copied = Some(union(copied));
     }
-    Ok(pages)
+    pages
 }
 
 /// What a view keeps that is not the template's, in the state directory or in its processes.
