@@ -43,6 +43,9 @@ pub enum Error {
     /// lseek(SEEK_DATA) past the last data.
     #[error("no data at or after that offset")]
     NoMoreData,
+    /// An extended attribute that a file does not have.
+    #[error("{0}")]
+    NoAttribute(String),
     #[error("{0}")]
     TooLarge(String),
     /// A limit that the operator set.
@@ -71,6 +74,7 @@ impl Error {
             Self::Unsupported(_) => Errno::OPNOTSUPP,
             Self::NotADirectory(_) => Errno::NOTDIR,
             Self::NoMoreData => Errno::NXIO,
+            Self::NoAttribute(_) => Errno::NODATA,
             Self::TooLarge(_) => Errno::FBIG,
             Self::Quota(_) => Errno::DQUOT,
             Self::Io { source, .. } => io_errno(source),

@@ -12,6 +12,7 @@
 //! views/ID/resident        which of them the processes that map it have in memory
 //! ```
 
+mod attributes;
 mod paths;
 mod render;
 
@@ -26,6 +27,7 @@ use crate::engine::{Attributes, DirectoryEntry, Engine, FIRST_FOREIGN, FileKind,
 use crate::error::{Error, Result};
 use crate::inspect::Inspector;
 use crate::name::printable;
+pub use attributes::{Attribute, missing};
 use paths::{Entry, Paths};
 
 pub const DIRECTORY: &[u8] = b".templatefs";

@@ -292,9 +292,15 @@ impl Engine {
             return Ok(authored.clone());
         }
         let shown = template.path.display();
-        let Found::Template(_, identity) = self.store.find(&template.path)? else {
+        let Found::Template(metadata, identity) = self.store.find(&template.path)? else {
             return Err(Error::Stale(format!("{shown}: it became a directory")));
         };
+        // The kernel leaves it to a filesystem to drop these bits at a write (fuse/xattr.rs).
+        if metadata.mode & 0o6000 != 0 {
+            return Err(Error::Denied(format!(
+                "{shown}: it is setuid or setgid, and is not written so; take these bits off in the store"
+            )));
+        }
         if identity.file() != template.identity.file() {
             return Err(Error::Stale(format!("{shown}: the template was replaced; open it again")));
         }

@@ -24,7 +24,7 @@ pub fn refuse(operation: &str, request: &Request, error: &Error) -> Errno {
 /// The errno for the caller, and the reason for the log: what an errno cannot say.
 pub fn refused(operation: &str, caller: &Caller, error: &Error) -> Errno {
     let Caller { uid, pid, .. } = caller;
-    if matches!(error, Error::NotFound(_) | Error::NoMoreData) {
+    if matches!(error, Error::NotFound(_) | Error::NoMoreData | Error::NoAttribute(_)) {
         log::debug!("{operation} by user {uid} (process {pid}): {error}");
     } else if let Some(suppressed) = REFUSALS.admit(Instant::now()) {
         if suppressed > 0 {

@@ -2,6 +2,7 @@
 
 mod convert;
 mod open;
+mod xattr;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -17,11 +18,11 @@ use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::access::Caller;
-use crate::control::Control;
+use crate::control::{self, Attribute, Control};
 use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Released};
 use crate::errands;
 use crate::passthrough;
@@ -43,6 +44,7 @@ pub struct Adapter {
     engine: Arc<Engine>,
     control: Arc<Control>,
     state_directory: PathBuf,
+    attributes: bool,
     notifier: Arc<OnceLock<Notifier>>,
     directories: DashMap<u64, Vec<DirectoryEntry>>,
     next_directory: AtomicU64,
@@ -53,7 +55,15 @@ impl Adapter {
     pub fn new(engine: Arc<Engine>, control: Arc<Control>, notifier: Arc<OnceLock<Notifier>>) -> Self {
         let state_directory = engine.views().directory().to_owned();
         let next_directory = AtomicU64::new(1);
-        Self { engine, control, state_directory, notifier, directories: DashMap::new(), next_directory }
+        Self {
+            engine,
+            control,
+            state_directory,
+            attributes: false,
+            notifier,
+            directories: DashMap::new(),
+            next_directory,
+        }
     }
 
     /// What a control file shows is collected elsewhere: that takes its time, and asks this mount.
@@ -83,7 +93,7 @@ macro_rules! try_reply {
 }
 
 /// What is left out here is answered ENOSYS, which the kernel takes well: it asks no more for
-/// FLUSH, FSYNCDIR and extended attributes, keeps locks by itself and copies by reading and writing.
+/// FLUSH and FSYNCDIR, keeps locks by itself and copies by reading and writing.
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A size or time that the daemon reports must never make the kernel drop pages of a
@@ -96,6 +106,7 @@ impl Filesystem for Adapter {
         }
         config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write"))?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::other("max_background"))?;
+        self.attributes = xattr::negotiate(config);
         self.engine.set_passthrough(passthrough::negotiate(config));
         Ok(())
     }
@@ -431,6 +442,46 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         reply.error(refuse("rename", request, &no_new_names(name)));
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.attributes {
+            return reply.error(Errno::ENOSYS);
+        }
+        let figure = match Attribute::parse(name.as_bytes()) {
+            Attribute::Figure(figure) => figure.to_owned(),
+            Attribute::System => return reply.error(Errno::EOPNOTSUPP),
+            Attribute::Other => {
+                return reply.error(refuse("getxattr", request, &control::missing(name.as_bytes())));
+            }
+        };
+        let (control, caller) = (self.control.clone(), caller(request));
+        xattr::answer(size, reply, move || control.attribute(&caller, ino.0, &figure));
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.attributes {
+            return reply.error(Errno::ENOSYS);
+        }
+        let (control, caller) = (self.control.clone(), caller(request));
+        xattr::answer(size, reply, move || Ok(control.attribute_names(&caller, ino.0)));
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(refuse("setxattr", request, &Attribute::refusal(name.as_bytes())));
+    }
+
+    fn removexattr(&self, request: &Request, _ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply.error(refuse("removexattr", request, &Attribute::refusal(name.as_bytes())));
     }
 
     fn ioctl(

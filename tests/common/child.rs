@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::mounted::{run_as, this_program};
+
 const WHAT: &str = "TEMPLATEFS_TEST_CHILD";
 const PATH: &str = "TEMPLATEFS_TEST_PATH";
 
@@ -12,6 +14,14 @@ pub fn command(what: &str, path: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(std::env::current_exe().unwrap());
     command.args(["--exact", "child", "--ignored", "--nocapture"]).env(WHAT, what).env(PATH, path);
+    command
+}
+
+/// The same by another user, without supplementary groups; nothing ends it but its own end.
+pub fn command_as(user: u32, what: &str, path: &Path) -> Command {
+    let mut command = run_as(user, user, &[]);
+    command.arg(this_program()).args(["--exact", "child", "--ignored", "--nocapture"]);
+    command.env(WHAT, what).env(PATH, path).current_dir("/");
     command
 }
 

@@ -249,6 +249,12 @@ fn runnable_by_all(program: &Path) -> PathBuf {
     copy
 }
 
+/// The program that runs the tests, where every user may run it.
+pub fn this_program() -> &'static Path {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| runnable_by_all(&std::env::current_exe().unwrap()))
+}
+
 /// Runs one test of this test program again, as an ordinary user: mounts are then made through
 /// fusermount3, without passthrough. Says so and does nothing where this is one already.
 pub fn again_as_ordinary_user(test: &str) {
@@ -256,8 +262,7 @@ pub fn again_as_ordinary_user(test: &str) {
         println!("skipped: this whole run is an ordinary user's");
         return;
     }
-    static COPY: OnceLock<PathBuf> = OnceLock::new();
-    let program = COPY.get_or_init(|| runnable_by_all(&std::env::current_exe().unwrap()));
+    let program = this_program();
     let user = super::qemu::ordinary_user().unwrap();
     let status = run_as(id_of(user, "-u"), id_of(user, "-g"), &[])
         .arg(program)
