@@ -78,7 +78,8 @@ pub struct MountArgs {
     /// Directory for the private pages of views
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Serve /metrics over HTTP on 127.0.0.1:PORT, [::1]:PORT or unix:PATH
+    /// Serve /metrics over HTTP on 127.0.0.1:PORT or [::1]:PORT, where every user of this host can
+    /// read them, or on unix:PATH, which only the user who mounts can
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
     /// Where private views without a name keep their pages unless their path says: overlay (the

@@ -6,14 +6,19 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use common::limit::limit;
+use common::files::{SOON, opened};
+use common::limit::{limit, poll};
 use common::mounted::{Mounted, Options, again_as_ordinary_user, binary};
+use rustix::fs::{FallocateFlags, fallocate};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/mount-scripts");
 
@@ -73,50 +78,120 @@ fn get(client: &mut (impl Read + Write), path: &str) -> String {
 fn a_scraper_gets_the_metrics_on_loopback() {
     let _limit = limit(Duration::from_secs(60));
     let (mut mounted, views) = busy(&["--metrics-listen", "127.0.0.1:0"]);
-    mounted.wait_for_log("metrics are served on http://127.0.0.1:");
-    let log = mounted.log();
-    let address = log.split("served on http://").nth(1).unwrap().split('/').next().unwrap();
+    let address = address(&mounted);
     assert!(!address.ends_with(":0"), "{address}");
-    let answer = get(&mut TcpStream::connect(address).unwrap(), "/metrics");
+    let answer = get(&mut TcpStream::connect(&address).unwrap(), "/metrics");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{head}");
     assert_eq!(value(body, "templatefs_view_private_bytes{kind=\"private\"}"), Some(8192.0), "{body}");
     assert_eq!(value(body, "templatefs_vm_private_bytes{vm=\"web-1\"}"), Some(8192.0));
     assert_eq!(value(body, "templatefs_views{kind=\"rom\"}"), Some(1.0));
-    assert!(get(&mut TcpStream::connect(address).unwrap(), "/").starts_with("HTTP/1.1 404 "));
+    assert!(get(&mut TcpStream::connect(&address).unwrap(), "/").starts_with("HTTP/1.1 404 "));
     promtool(&["check", "metrics"], body);
     drop(views);
-    let silent = TcpStream::connect(address).unwrap();
+    let silent = TcpStream::connect(&address).unwrap();
     assert!(mounted.stop().success(), "a client that says nothing does not hold the mount");
     drop(silent);
 }
 
-/// Looking at views needs a file open on the mount, which must not make it busy: scrapes go on
-/// while it is unmounted.
+/// Where the mount that was made last serves its metrics.
+fn address(mounted: &Mounted) -> String {
+    mounted.wait_for_log("metrics are served on http://127.0.0.1:");
+    mounted.log().rsplit("served on http://").next().unwrap().split('/').next().unwrap().to_owned()
+}
+
+/// Looking at views needs the mount's root open, which must not make it busy: scrapes go on while
+/// the views are closed and it is unmounted.
 #[test]
 fn scrapes_do_not_hold_the_mount() {
-    let _limit = limit(Duration::from_secs(60));
+    let _limit = limit(Duration::from_secs(120));
     let (mut mounted, views) = busy(&["--metrics-listen", "127.0.0.1:0"]);
     drop(views);
-    let log = mounted.log();
-    let address = log.split("served on http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
-    let scraper = move || {
-        let mut answers = 0;
-        while let Ok(mut client) = TcpStream::connect(&address) {
-            let _ = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
-            let mut answer = Vec::new();
-            let _ = client.read_to_end(&mut answer);
-            answers += usize::from(!answer.is_empty());
+    for round in 0..3 {
+        if round > 0 {
+            mounted.mount();
         }
-        answers
+        let views: Vec<File> = (0..64).map(|_| opened(&mounted.path("debian/12.ram?rom=off"))).collect();
+        let address = address(&mounted);
+        let answered = Arc::new(AtomicUsize::new(0));
+        let scraper = {
+            let answered = answered.clone();
+            move || {
+                while let Ok(mut client) = TcpStream::connect(&address) {
+                    let _ = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+                    let mut answer = String::new();
+                    let _ = client.read_to_string(&mut answer);
+                    let whole = answer.contains("templatefs_view_open_files{kind=\"private\"} 64");
+                    answered.fetch_add(usize::from(whole), Ordering::Relaxed);
+                }
+            }
+        };
+        let scrapers: Vec<_> = (0..4).map(|_| std::thread::spawn(scraper.clone())).collect();
+        let scraped = poll(SOON, || (answered.load(Ordering::Relaxed) >= 4).then_some(()));
+        assert!(scraped.is_some(), "round {round}: scrapes look at the views");
+        drop(views);
+        assert!(mounted.stop().success(), "round {round}");
+        assert!(!mounted.log().contains("busy"), "{}", mounted.log());
+        scrapers.into_iter().for_each(|scraper| scraper.join().unwrap());
+    }
+}
+
+/// Clients that say nothing, say half of a request, or ask and never read: more than there are places.
+fn stuck(address: &str) -> Vec<TcpStream> {
+    let client = |index: usize| {
+        let mut client = TcpStream::connect(address).unwrap();
+        let said = ["", "GET /metr", "GET /metrics HTTP/1.1\r\n\r\n"][index % 3];
+        let _ = client.write_all(said.as_bytes());
+        client
     };
-    let scrapers: Vec<_> = (0..4).map(|_| std::thread::spawn(scraper.clone())).collect();
-    std::thread::sleep(Duration::from_millis(200));
+    (0..12).map(client).collect()
+}
+
+/// While scrapers are stuck, and others take the places of those that are turned away, views are
+/// made, written, read, punched and looked at; and who asks properly is answered afterwards.
+#[test]
+fn stuck_scrapers_hold_nobody_up() {
+    let _limit = limit(Duration::from_secs(120));
+    let (mut mounted, mut views) = busy(&["--metrics-listen", "127.0.0.1:0"]);
+    let address = address(&mounted);
+    let (over, told) = channel::<()>();
+    let crowd = {
+        let address = address.clone();
+        let mut clients = stuck(&address);
+        std::thread::spawn(move || {
+            while told.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+                clients.extend(stuck(&address));
+            }
+            clients
+        })
+    };
+    for turn in 0..40u8 {
+        let view = opened(&mounted.path("debian/12.ram?rom=off"));
+        view.write_all_at(&[turn; 4096], 0).unwrap();
+        let mut page = [0; 4096];
+        view.read_exact_at(&mut page, 0).unwrap();
+        assert_eq!(page, [turn; 4096]);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&view, flags, 0, 4096).unwrap();
+        views.push(view);
+    }
+    let seen = value(&control(&mounted), "templatefs_views{kind=\"private\"}");
+    assert_eq!(seen, Some(41.0), "the control directory answers");
+    drop(over);
+    let clients = crowd.join().unwrap();
+    let scraped = poll(SOON, || {
+        let mut answer = String::new();
+        let mut client = TcpStream::connect(&address).ok()?;
+        client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").ok()?;
+        client.read_to_string(&mut answer).ok()?;
+        answer.contains("templatefs_views{kind=\"private\"} 41").then_some(())
+    });
+    assert!(scraped.is_some(), "who asks is answered once the stuck ones have had their time");
+    let again: Vec<_> = (0..4).flat_map(|_| stuck(&address)).collect();
+    drop(views);
     assert!(mounted.stop().success());
     assert!(!mounted.log().contains("busy"), "{}", mounted.log());
-    for scraper in scrapers {
-        assert!(scraper.join().unwrap() > 0);
-    }
+    drop((clients, again));
 }
 
 #[test]
@@ -128,6 +203,7 @@ fn a_unix_socket_serves_them_too_and_goes_with_the_mount() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let mut mounted = Mounted::start(Options::with(&["-o", option]));
     mounted.wait_for_log("metrics are served on unix:");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "its user's alone");
     let answer = get(&mut UnixStream::connect(&path).unwrap(), "/metrics");
     assert!(answer.contains("templatefs_build_info{version="), "{answer}");
     assert!(mounted.stop().success());
