@@ -11,7 +11,7 @@ pub const WRITE: u32 = 2;
 pub const SEARCH: u32 = 1;
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,

@@ -40,6 +40,8 @@ pub enum Command {
     Man(ManArgs),
     #[command(hide = true)]
     PageCache(PageCacheArgs),
+    #[command(hide = true)]
+    Serve(ServeArgs),
 }
 
 /// Mount a store of templates.
@@ -105,6 +107,22 @@ pub struct MountArgs {
     /// The daemon that `mount` started, which reports on stdout
     #[arg(long, hide = true)]
     pub detached: bool,
+}
+
+/// Serve a mount that another process holds, which starts this one.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub mount: MountArgs,
+    /// The socket to the process that holds the mount
+    #[arg(long)]
+    pub keeper: i32,
+    /// That process
+    #[arg(long)]
+    pub held_by: i32,
+    /// End when that process ends
+    #[arg(long)]
+    pub end_with_holder: bool,
 }
 
 /// Unmount; a busy mount says who holds it.

@@ -83,6 +83,36 @@ impl MountConfig {
     }
 }
 
+impl MountConfig {
+    /// The arguments that [`Self::from_args`] makes the same of.
+    pub fn to_args(&self) -> Vec<OsString> {
+        let mut args = Vec::<OsString>::new();
+        let switches = [
+            (self.allow_other, "--allow-other"),
+            (self.allow_template_writes, "--allow-template-writes"),
+            (self.foreground, "--foreground"),
+            (self.nonempty, "--nonempty"),
+        ];
+        args.extend(switches.iter().filter(|(on, _)| *on).map(|(_, word)| word.into()));
+        let level = self.log_level.as_str().to_ascii_lowercase();
+        let values = [
+            ("--threads", Some(self.threads.to_string().into())),
+            ("--log-level", Some(level.into())),
+            ("--log-file", self.log_file.clone().map(OsString::from)),
+            ("--state-dir", self.state_dir.clone().map(OsString::from)),
+            ("--backing", Some(self.backing.as_str().into())),
+            ("--pool", Some(self.pool.to_string().into())),
+            ("--read-ahead", self.read_ahead.map(|bytes| (bytes / 1024).to_string().into())),
+            ("--metrics-listen", self.metrics_listen.as_ref().map(|address| address.option().into())),
+        ];
+        for (word, value) in values {
+            args.extend(value.into_iter().flat_map(|value| [word.into(), value]));
+        }
+        args.extend(["--".into(), self.store.clone().into(), self.mountpoint.clone().into()]);
+        args
+    }
+}
+
 /// The long options as the words of `-o`, so that there is one meaning.
 fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
     let path = |path: &Option<PathBuf>| path.clone().map(OsString::from);
@@ -267,6 +297,21 @@ mod tests {
             "nonempty,threads=3,log_level=debug,log_file=/l,state_dir=/d,metrics_listen=unix:/m",
         ]);
         assert_eq!(long.unwrap(), comma.unwrap());
+    }
+
+    #[test]
+    fn the_serving_process_is_told_the_same() {
+        let all = "rw,allow_other,allow_template_writes,foreground,nonempty,threads=3,log_level=debug,log_file=/l,\
+                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,read_ahead=512";
+        for words in [&[][..], &["-o", all], &["-o", "metrics_listen=unix:/m"]] {
+            let config = config(words).unwrap();
+            let mut args = vec![OsString::from("templatefs"), "mount".into()];
+            args.extend(config.to_args());
+            match Cli::try_parse_from(args).unwrap().command {
+                Command::Mount(args) => assert_eq!(MountConfig::from_args(args).unwrap(), config),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

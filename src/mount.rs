@@ -7,13 +7,14 @@
 use std::ffi::{CString, OsString};
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -242,6 +243,15 @@ fn try_detach(mountpoint: &Path) -> Result<bool> {
 fn one_line(message: &str) -> Option<String> {
     let line = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     (!line.is_empty()).then_some(line)
+}
+
+/// Is there still a mount that this connection belongs to?
+pub fn is_connected(device: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&device, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Nothing else is an error on /dev/fuse.
+    let polls = poll(&mut polled, Some(&now));
+    polls.is_ok() && !polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// The device number that files of a mount show.

@@ -3,17 +3,23 @@
 //! A file of the store is pinned once, however many views read it. While a pin is held a change
 //! of that file in place is an error for new views, and so is writing it through the mount; and
 //! while somebody writes it through the mount there are no new views of it.
+//!
+//! The descriptor of each is left with the keeper too: the store's path may lead elsewhere when a
+//! successor looks for it.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::store::{Identity, Store, Template};
+use crate::keeper::{Keeper, Kept, KeptHere};
+use crate::store::{Found, Identity, Store, Template};
 
 /// A template in use. It is let go of with the last reference.
 pub struct Pinned {
@@ -24,9 +30,21 @@ pub struct Pinned {
     pub passed_through: OnceLock<bool>,
     reported: OnceLock<()>,
     data_bytes: OnceLock<Option<u64>>,
+    _kept: Option<KeptHere>,
 }
 
 impl Pinned {
+    fn new(template: Arc<dyn Template>, kept: Option<KeptHere>) -> Arc<Self> {
+        Arc::new(Self {
+            template,
+            attachment: OnceLock::new(),
+            passed_through: OnceLock::new(),
+            reported: OnceLock::new(),
+            data_bytes: OnceLock::new(),
+            _kept: kept,
+        })
+    }
+
     /// Bytes of the template that are no hole; None where its filesystem cannot tell.
     pub fn data_bytes(&self) -> Option<u64> {
         *self.data_bytes.get_or_init(|| data_bytes(self.template.as_ref()))
@@ -50,11 +68,16 @@ impl Pinned {
 /// The template itself, open for writing.
 pub struct Authored {
     pub file: File,
+    _kept: KeptHere,
 }
 
 #[derive(Default)]
 pub struct Pins {
     files: Mutex<HashMap<(u64, u64), Users>>,
+    keeper: Arc<Keeper>,
+    /// Tells the keys of this daemon from those of its predecessors.
+    takeovers: u64,
+    kept: AtomicU64,
 }
 
 #[derive(Default)]
@@ -64,6 +87,16 @@ struct Users {
 }
 
 impl Pins {
+    pub fn new(keeper: Arc<Keeper>, takeovers: u64) -> Self {
+        Self { keeper, takeovers, ..Self::default() }
+    }
+
+    /// Never the same twice: one file may be let go of and pinned again in either order.
+    fn key(&self, what: &str, identity: &Identity) -> String {
+        let serial = self.kept.fetch_add(1, Ordering::Relaxed);
+        format!("{}{}.{serial}", key_prefix(what, identity), self.takeovers)
+    }
+
     /// Pins the template at `path`, which was found to be `identity`.
     pub fn pin(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Pinned>> {
         let mut files = self.files.lock();
@@ -72,13 +105,9 @@ impl Pins {
             return Ok(pinned);
         }
         let template = store.pin(path, identity)?;
-        let pinned = Arc::new(Pinned {
-            template,
-            attachment: OnceLock::new(),
-            passed_through: OnceLock::new(),
-            reported: OnceLock::new(),
-            data_bytes: OnceLock::new(),
-        });
+        let kept =
+            template.readable().map(|file| KeptHere::new(&self.keeper, self.key(TEMPLATE, identity), file));
+        let pinned = Pinned::new(template, kept);
         files.entry(identity.file()).or_default().views = Arc::downgrade(&pinned);
         Ok(pinned)
     }
@@ -101,10 +130,81 @@ impl Pins {
         if let Some(authored) = users.author.upgrade() {
             return Ok(authored);
         }
-        let authored = Arc::new(Authored { file: store.open_for_authoring(path, identity)? });
+        let file = store.open_for_authoring(path, identity)?;
+        let _kept = KeptHere::new(&self.keeper, self.key(AUTHORED, identity), &file);
+        let authored = Arc::new(Authored { file, _kept });
         users.author = Arc::downgrade(&authored);
         Ok(authored)
     }
+
+    /// Pins a template again as a dead daemon had it pinned: by the descriptor that was kept, or
+    /// else by its path.
+    pub fn pin_again(
+        &self,
+        store: &dyn Store,
+        path: &Path,
+        identity: &Identity,
+        kept: &mut Kept,
+    ) -> Result<Arc<Pinned>> {
+        let mut files = self.files.lock();
+        let users = files.entry(identity.file()).or_default();
+        if let Some(pinned) = users.views.upgrade() {
+            return Ok(pinned);
+        }
+        let Some((key, descriptor)) = take(kept, TEMPLATE, identity) else {
+            drop(files);
+            return self.pin(store, path, identity);
+        };
+        let template = store.adopt(File::from(descriptor), identity);
+        let pinned = Pinned::new(template, Some(KeptHere::again(&self.keeper, key)));
+        users.views = Arc::downgrade(&pinned);
+        Ok(pinned)
+    }
+
+    /// As [`Self::pin_again`], for one who writes the template itself.
+    pub fn author_again(
+        &self,
+        store: &dyn Store,
+        path: &Path,
+        identity: &Identity,
+        kept: &mut Kept,
+    ) -> Result<Arc<Authored>> {
+        let mut files = self.files.lock();
+        let users = files.entry(identity.file()).or_default();
+        if let Some(authored) = users.author.upgrade() {
+            return Ok(authored);
+        }
+        let Some((key, descriptor)) = take(kept, AUTHORED, identity) else {
+            drop(files);
+            // Writing it has changed all but which file it is.
+            return match store.find(path)? {
+                Found::Template(_, now) if now.file() == identity.file() => self.author(store, path, &now),
+                _ => Err(Error::Stale(format!("{}: it is another file now", path.display()))),
+            };
+        };
+        let (file, _kept) = (File::from(descriptor), KeptHere::again(&self.keeper, key));
+        let authored = Arc::new(Authored { file, _kept });
+        users.author = Arc::downgrade(&authored);
+        Ok(authored)
+    }
+
+    /// Lets go of what was kept and nobody needs any more.
+    pub fn forget_rest(&self, kept: Kept) {
+        kept.keys().filter(|key| key.contains(':')).for_each(|key| self.keeper.forget(key));
+    }
+}
+
+const TEMPLATE: &str = "template";
+const AUTHORED: &str = "authored";
+
+fn key_prefix(what: &str, identity: &Identity) -> String {
+    format!("{what}:{}:{}:", identity.dev, identity.ino)
+}
+
+fn take(kept: &mut Kept, what: &str, identity: &Identity) -> Option<(String, OwnedFd)> {
+    let prefix = key_prefix(what, identity);
+    let key = kept.keys().find(|key| key.starts_with(&prefix))?.clone();
+    kept.remove_entry(&key)
 }
 
 fn check(users: Option<&Users>, path: &Path, identity: &Identity) -> Result<Option<Arc<Pinned>>> {

@@ -26,7 +26,7 @@ impl Rom {
 }
 
 /// Where the pages of a private view are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backing {
     /// The view's own pages in the state directory, all others in the template.

@@ -1,12 +1,12 @@
 //! One mount, from its configuration to its unmounting.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use fuser::{Session, SessionACL};
+use fuser::{BackgroundSession, Notifier, Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -14,91 +14,223 @@ use crate::access::Caller;
 use crate::bdi;
 use crate::config::MountConfig;
 use crate::control::Control;
-use crate::engine::Engine;
+use crate::engine::{Content, Engine, Recorder, Recovered};
 use crate::error::{Error, Result};
 use crate::fuse::Adapter;
 use crate::inspect::Inspector;
+use crate::keeper::{DEVICE, Keeper, Kept, LOCK, ROOTS};
 use crate::listen::{Listener, Serving};
 use crate::mount;
+use crate::passthrough;
 use crate::policy::Guard;
 use crate::state::{self, StateDirectory};
 use crate::store::DirectoryStore;
+use crate::takeover;
 use crate::views::Views;
 
-/// Mounts and serves until the mount is gone. This process must ask its own mount nothing: killed
-/// while it waits for an answer of its own, it could neither die nor be answered, since it holds
-/// the connection itself.
-///
-/// `prepare` is called with the state directory before anything is mounted, `ready` once the
-/// mount answers.
-pub fn serve(
-    config: &MountConfig,
-    prepare: impl FnOnce(&Path) -> Result<()>,
-    ready: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let (store_path, mountpoint) = mount::check(&config.store, &config.mountpoint, config.nonempty)?;
-    let state_path = match &config.state_dir {
+/// Checks what is to be mounted, and takes the state directory. The result names all places
+/// without symlinks: once something is mounted they can be resolved no more.
+pub fn prepare(config: MountConfig) -> Result<(MountConfig, StateDirectory)> {
+    let (store, mountpoint) = mount::check(&config.store, &config.mountpoint, config.nonempty)?;
+    let state_dir = match &config.state_dir {
         Some(path) => path.clone(),
         None => state::default_path(&mountpoint)?,
     };
-    mount::check_state(&state_path, &store_path, &mountpoint)?;
-    let state = StateDirectory::take(&state_path)?;
-    prepare(&state_path)?;
-    let listener = config.metrics_listen.as_ref().map(Listener::bind).transpose()?;
+    mount::check_state(&state_dir, &store, &mountpoint)?;
+    let state = StateDirectory::take(&state_dir)?;
+    Ok((MountConfig { store, mountpoint, state_dir: Some(state_dir), ..config }, state))
+}
+
+/// Mounts what [`prepare`] has checked, or takes over the mount that the keeper holds, and serves
+/// until it is gone. This process must ask its own mount nothing: killed while it waits for an
+/// answer of its own, it could neither die nor be answered.
+///
+/// `ready` is called once the mount answers.
+pub fn serve(
+    config: &MountConfig,
+    keeper: &Arc<Keeper>,
+    held_by: u32,
+    ready: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let mountpoint = &config.mountpoint;
+    let mut kept = keeper.list()?;
+    let (Some(lock), Some(state_path)) = (kept.remove(LOCK), &config.state_dir) else {
+        return Err(Error::Invalid("serve: the state directory is not held".into()));
+    };
+    let state = StateDirectory::taken(state_path, lock);
+    let before = kept.remove(DEVICE);
+    let recorder = Arc::new(match &before {
+        Some(_) => Recorder::take_over(&state.journal())?,
+        None => Recorder::create(&state.journal())?,
+    });
+    let listener = listener(config, before.is_some())?;
     raise_file_limit();
-    let store = DirectoryStore::open(&store_path)?;
-    let views = Views::load(&state.views())?;
-    let guard = Guard::load(&store, config.policy.clone())?;
-    let engine = Arc::new(Engine::new(Box::new(store), views, config.options()).guarded_by(guard));
+    let store = store(config, keeper, &mut kept)?;
+    let retired = recorder.read(|ledger| ledger.retired.clone());
+    let views = Views::load(&state.views(), &recorder.open_nodes(), &retired)?;
+    let guard = guard(config, &store, before.is_some())?;
+    let engine = Engine::new(Box::new(store), views, config.options(), recorder, keeper.clone());
+    let engine = Arc::new(engine.guarded_by(guard));
     // A signal must never find the mount there and nobody to unmount it.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("signals", e))?;
-
-    let device = mount::attach(&store_path, &mountpoint, config.allow_other)?;
     let inspector = Arc::new(OnceLock::new());
     let control = Arc::new(Control::new(engine.clone(), inspector.clone()));
-    let served = start(engine.clone(), control, device, config.threads).and_then(|running| {
-        let device = mount::device_of(&mountpoint)?;
-        bdi::tune(device, config.read_ahead);
-        let _ = inspector.set(Inspector::new(engine.clone(), device, mountpoint.clone()));
-        state.describe(&store_path, &mountpoint)?;
-        obey_signals(signals, engine.clone(), mountpoint.clone())?;
-        Ok(running)
-    });
-    let running = served.inspect_err(|_| detach_quietly(&mountpoint))?;
-    // The file of a unix socket goes when this does.
-    let _metrics = listener
-        .map(|listener| serve_metrics(listener, inspector))
-        .transpose()
-        .inspect_err(|_| detach_quietly(&mountpoint))?;
-    log::info!("{} is mounted on {}", store_path.display(), mountpoint.display());
-    if let Err(error) = ready() {
-        detach_quietly(&mountpoint);
-        return Err(error);
+    let is_successor = before.is_some();
+    let undo = |_: &Error| {
+        if !is_successor {
+            detach_quietly(mountpoint)
+        }
+    };
+
+    let device = match before {
+        Some(device) => device,
+        None => mount::attach(&config.store, mountpoint, config.allow_other)?,
+    };
+    let device = Arc::new(device);
+    match mount::device_of(mountpoint) {
+        Ok(shown) => {
+            bdi::tune(shown, config.read_ahead);
+            let _ = inspector.set(Inspector::new(engine.clone(), shown, mountpoint.clone()));
+        }
+        // It was detached while it is in use, and goes with its last user.
+        Err(error) if is_successor => log::warn!("{error}: what its views cost is not known"),
+        Err(error) => return Err(error).inspect_err(undo),
     }
-    // Under systemd with Type=notify; elsewhere nothing.
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let started = match is_successor {
+        true => take_over(&engine, control, &device, kept, config),
+        false => begin(&engine, control, &device, keeper, config),
+    };
+    let serving = started.and_then(|running| {
+        match state.describe(&config.store, mountpoint, held_by) {
+            // There may be no room, which is no reason to leave the users waiting.
+            Err(error) if is_successor => log::warn!("{error}"),
+            described => described?,
+        }
+        obey_signals(signals, engine.clone(), mountpoint.clone())?;
+        // The file of a unix socket goes when this does.
+        let metrics = listener.map(|listener| serve_metrics(listener, inspector)).transpose()?;
+        Ok((running, metrics))
+    });
+    let (running, _metrics) = serving.inspect_err(undo)?;
+    if !is_successor {
+        log::info!("{} is mounted on {}", config.store.display(), mountpoint.display());
+    }
+    ready().inspect_err(undo)?;
+    keeper.ready();
     let ended = running.join().map_err(|e| Error::io(format!("{}: serving ended", mountpoint.display()), e));
+    if mount::is_connected(&device) {
+        // An event loop has given up, and a successor may do better.
+        return ended;
+    }
     engine.views().remove_all_unnamed();
+    state.forget_journal();
     log::info!("{} is unmounted", mountpoint.display());
     ended
 }
 
-fn start(
-    engine: Arc<Engine>,
+/// Kept too: its path may lead elsewhere, or nowhere, when a successor looks.
+fn store(config: &MountConfig, keeper: &Keeper, kept: &mut Kept) -> Result<DirectoryStore> {
+    if let [Some(root), Some(writable)] = ROOTS.map(|key| kept.remove(key)) {
+        return Ok(DirectoryStore::adopt(&config.store, [root, writable]));
+    }
+    let store = DirectoryStore::open(&config.store)?;
+    for (key, root) in ROOTS.into_iter().zip(store.roots()) {
+        keeper.keep(key, root);
+    }
+    Ok(store)
+}
+
+fn begin(
+    engine: &Arc<Engine>,
     control: Arc<Control>,
-    device: std::os::fd::OwnedFd,
-    threads: usize,
-) -> Result<fuser::BackgroundSession> {
+    device: &Arc<OwnedFd>,
+    keeper: &Arc<Keeper>,
+    config: &MountConfig,
+) -> Result<BackgroundSession> {
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(engine.clone(), control, notifier.clone());
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(threads);
+    let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone());
+    let unfit = "the kernel and this daemon do not understand each other (FUSE INIT)";
+    let own = device.try_clone().map_err(|e| Error::io(unfit, e))?;
     // Who may ask at all is the kernel's decision (allow_other), who may do what the engine's.
-    let session = Session::from_fd(adapter, device, SessionACL::All, config)
-        .map_err(|e| Error::io("the kernel and this daemon do not understand each other (FUSE INIT)", e))?;
-    let _ = notifier.set(session.notifier());
+    let session =
+        Session::from_fd(adapter, own, SessionACL::All, threads(config)).map_err(|e| Error::io(unfit, e))?;
     engine.check_options()?;
+    match engine
+        .recorder()
+        .read(|ledger| ledger.negotiated)
+        .is_some_and(|known| takeover::is_possible(&known))
+    {
+        true => keeper.keep(DEVICE, device.as_fd()),
+        false => log::warn!(
+            "this kernel cannot send requests again (Linux 6.9): a daemon that dies has no successor"
+        ),
+    }
+    run(session, &notifier)
+}
+
+fn take_over(
+    engine: &Arc<Engine>,
+    control: Arc<Control>,
+    device: &Arc<OwnedFd>,
+    kept: Kept,
+    config: &MountConfig,
+) -> Result<BackgroundSession> {
+    let negotiated = engine.recorder().read(|ledger| ledger.negotiated);
+    let negotiated =
+        negotiated.ok_or_else(|| Error::Stale("the journal does not tell what INIT settled".into()))?;
+    let recovered = engine.recover(kept, |content, id| match content {
+        Content::Template(pinned) => passthrough::registered_before(device, pinned, id),
+        Content::Memory(view) => passthrough::memory_registered_before(device, view, id),
+        Content::View(_) | Content::Authored(_) => {}
+    });
+    let notifier = Arc::new(OnceLock::new());
+    let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone());
+    let session = takeover::session(adapter, device, &negotiated, threads(config))?;
+    takeover::resend(device)?;
+    let Recovered { directories, files, set_aside } = recovered;
+    log::warn!(
+        "{} was taken over from a process that died: {files} open files, {directories} directories, {set_aside} views set \
+         aside; takeover {}",
+        config.mountpoint.display(),
+        engine.takeovers()
+    );
+    run(session, &notifier)
+}
+
+fn threads(config: &MountConfig) -> fuser::Config {
+    let mut library = fuser::Config::default();
+    library.n_threads = Some(config.threads);
+    library
+}
+
+fn run(session: Session<Adapter>, notifier: &OnceLock<Notifier>) -> Result<BackgroundSession> {
+    let _ = notifier.set(session.notifier());
     session.spawn().map_err(|e| Error::io("threads cannot be started", e))
+}
+
+/// A place that was free when the mount was made may be taken when it is taken over: guests go
+/// before metrics.
+fn listener(config: &MountConfig, is_successor: bool) -> Result<Option<Listener>> {
+    match config.metrics_listen.as_ref().map(Listener::bind).transpose() {
+        Err(error) if is_successor => {
+            log::error!("{error}");
+            Ok(None)
+        }
+        bound => bound,
+    }
+}
+
+/// What is open goes on whatever the policies have become meanwhile: a successor that cannot use
+/// them opens nothing new until they are read again.
+fn guard(config: &MountConfig, store: &DirectoryStore, is_successor: bool) -> Result<Guard> {
+    let operators = config.policy.clone();
+    match Guard::load(store, operators.clone()) {
+        Err(error) if is_successor => {
+            log::error!("{error}; nothing new can be opened until the policies are read again (SIGHUP)");
+            Ok(Guard::closed(operators))
+        }
+        loaded => loaded,
+    }
 }
 
 /// The figures of all views that this daemon's user may see.
@@ -140,7 +272,7 @@ fn obey_signals(mut signals: Signals, engine: Arc<Engine>, mountpoint: PathBuf) 
 }
 
 /// Each view that is written holds two files open, each template one or two.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! lock         held with flock(2) for as long as a daemon serves
-//! mount.json   what is mounted where, by which process
+//! mount.json   what is mounted where, and which processes hold and serve it
+//! journal      what a successor must know (journal.rs, engine/ledger.rs)
 //! views/       two files a view (overlay/files.rs)
 //! daemon.log   the log of a daemon in the background, unless told otherwise
 //! ```
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -25,14 +27,17 @@ use crate::name::printable;
 
 pub struct StateDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: OwnedFd,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Mounted {
     schema: u32,
     version: String,
+    /// The one that lasts as long as the mount.
     pid: u32,
+    #[serde(default)]
+    serving_pid: u32,
     store: String,
     mountpoint: String,
 }
@@ -60,20 +65,39 @@ impl StateDirectory {
             Err(e) => return Err(context(e.into())),
         }
         make_private(&path.join("views"))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock: lock.into() })
+    }
+
+    /// The one that another process has taken, and left the lock of it with this one.
+    pub fn taken(path: &Path, lock: OwnedFd) -> Self {
+        Self { path: path.to_owned(), lock }
+    }
+
+    pub fn lock(&self) -> &OwnedFd {
+        &self.lock
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
     }
 
     pub fn views(&self) -> PathBuf {
         self.path.join("views")
     }
 
+    /// There is nothing to take over any more.
+    pub fn forget_journal(&self) {
+        let _ = std::fs::remove_file(self.journal());
+    }
+
     /// Tells whoever looks what is served from here.
-    pub fn describe(&self, store: &Path, mountpoint: &Path) -> Result<()> {
+    pub fn describe(&self, store: &Path, mountpoint: &Path, held_by: u32) -> Result<()> {
         let text = |path: &Path| printable(path.as_os_str().as_bytes());
         let mounted = Mounted {
             schema: 1,
             version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
+            pid: held_by,
+            serving_pid: std::process::id(),
             store: text(store),
             mountpoint: text(mountpoint),
         };
@@ -191,7 +215,7 @@ mod tests {
         // A place where no templatefs is mounted would count as one whose daemon is about to end.
         let error = StateDirectory::take(&path).err().unwrap().to_string();
         assert!(error.contains("another templatefs uses it"), "{error}");
-        first.describe(Path::new("/srv/t"), Path::new("/mnt/t")).unwrap();
+        first.describe(Path::new("/srv/t"), Path::new("/mnt/t"), 1).unwrap();
         let waiting = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| StateDirectory::take(&path).map(drop));
             std::thread::sleep(Duration::from_millis(50));

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -40,6 +40,47 @@ pub fn readonly_tree(path: &Path) -> io::Result<OwnedFd> {
         )
     };
     if result == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets go of a backing file that was registered on this /dev/fuse (FUSE_DEV_IOC_BACKING_CLOSE).
+pub fn close_backing(device: impl AsFd, id: u32) -> io::Result<()> {
+    /// _IOW(229, 2, uint32_t)
+    const BACKING_CLOSE: libc::c_ulong =
+        (1 << 30) | ((size_of::<u32>() as libc::c_ulong) << 16) | (229 << 8) | 2;
+    // SAFETY: the kernel reads one u32 during the call.
+    let result = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), BACKING_CLOSE, &raw const id) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Calls `reply` with the library's form of a backing id that stays registered.
+pub fn with_backing(
+    open: fuser::ReplyOpen,
+    id: u32,
+    reply: impl FnOnce(fuser::ReplyOpen, &fuser::BackingId),
+) {
+    // SAFETY: the id's owner is whoever registered it. The library would let go of it when this
+    // value is dropped, which does not happen.
+    let backing = unsafe { open.wrap_backing(id) };
+    reply(open, &backing);
+    let _ = backing.into_raw();
+}
+
+/// Makes the descriptor `target` another name of the open file `with`, atomically.
+pub fn replace_descriptor(target: BorrowedFd<'_>, with: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both descriptors are open. Whoever owns `target` goes on owning an open descriptor;
+    // that it means another file is what the caller wants.
+    let result = unsafe { libc::dup3(with.as_raw_fd(), target.as_raw_fd(), libc::O_CLOEXEC) };
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes over a descriptor that this process was started with; None if there is none of that
+/// number. The caller must be the only one who does so.
+pub fn inherited(number: i32) -> Option<OwnedFd> {
+    // SAFETY: fcntl(2) of any number is safe; it fails where no descriptor has it.
+    let flags = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: the descriptor is open, and it was handed over on the command line for this process
+    // alone: nothing else in it knows the number.
+    (number > 2 && flags >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Whose page it is that a process has at an address.

@@ -1,10 +1,11 @@
 //! The private views of a mount: those that have a name and last, and those that belong to one
 //! path walk. Each lives in two files of the state directory (overlay/files.rs), `n-NAME` or
-//! `u-NODE`.
+//! `u-NODE`. One whose name is discarded while it is open goes on as one without a name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -20,6 +21,28 @@ pub struct View {
     /// Held for as long as the view is: its template may not change under it.
     pub pinned: Arc<Pinned>,
     files: Arc<ViewFiles>,
+    /// The node that it was last opened as.
+    node: AtomicU64,
+    /// Where its files are once its name was discarded. They go with the view.
+    discarded: OnceLock<(PathBuf, String)>,
+}
+
+/// What has become of a view whose name was discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discarded {
+    /// It is about to become the view of its node alone, which has it open.
+    Held {
+        node: u64,
+    },
+    Gone,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some((directory, key)) = self.discarded.get() {
+            remove_files(directory, key);
+        }
+    }
 }
 
 impl View {
@@ -63,10 +86,15 @@ pub struct Views {
 }
 
 impl Views {
-    /// Takes over what is in `directory`: views with a name are kept, the leftovers of those
-    /// without are removed. One that cannot be used is set aside and reported; its files stay.
-    pub fn load(directory: &Path) -> Result<Self> {
+    /// Takes over what is in `directory`: views with a name, and those without one that belong to
+    /// the nodes `live`; what is left of others is removed. `retired` are live nodes whose views'
+    /// names were being discarded. A view with a name that cannot be used is set aside and
+    /// reported; its files stay.
+    pub fn load(directory: &Path, live: &HashSet<u64>, retired: &BTreeMap<u64, Label>) -> Result<Self> {
         let context = |e| Error::io(format!("state directory {}", directory.display()), e);
+        for (node, name) in retired {
+            overlay::rename_files(directory, &named_key(name), &unnamed_key(*node)).map_err(context)?;
+        }
         let mut named = HashMap::new();
         for entry in std::fs::read_dir(directory).map_err(context)? {
             let path = entry.map_err(context)?.path();
@@ -81,6 +109,7 @@ impl Views {
                         named.insert(label, at_rest(directory, key));
                     }
                 }
+                (Some(("u-", node)), "map" | "data") if node.parse().is_ok_and(|n| live.contains(&n)) => {}
                 (Some(("u-", _)), _) | (_, "new") => std::fs::remove_file(&path).map_err(context)?,
                 _ => {}
             }
@@ -102,24 +131,26 @@ impl Views {
     pub fn open_named(
         &self,
         name: &Label,
+        node: u64,
         pinned: &Arc<Pinned>,
         allowed: impl FnOnce(&Record) -> Result<()>,
         record: impl FnOnce() -> Record,
     ) -> Result<Arc<View>> {
-        let key = format!("n-{name}");
+        let key = named_key(name);
         let mut named = self.named.lock();
         let view = match named.get(name) {
             Some(Slot::Open(view)) => {
                 allowed(&view.record())?;
+                view.node.store(node, Ordering::Relaxed);
                 return Ok(view.clone());
             }
             Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
             Some(Slot::AtRest(known)) => {
                 allowed(&known.record)?;
                 let (files, pages) = ViewFiles::open(&self.directory, &key)?;
-                new_view(files, pages, pinned, known.mtime)
+                new_view(files, pages, pinned, known.mtime, node)
             }
-            None => created(ViewFiles::create(&self.directory, &key, record())?, pinned),
+            None => created(ViewFiles::create(&self.directory, &key, record())?, pinned, node),
         };
         named.insert(name.clone(), Slot::Open(view.clone()));
         Ok(view)
@@ -128,7 +159,20 @@ impl Views {
     /// Makes the view that belongs to the path walk that ended at `node`.
     pub fn create_unnamed(&self, node: u64, pinned: &Arc<Pinned>, record: Record) -> Result<Arc<View>> {
         let files = ViewFiles::create(&self.directory, &unnamed_key(node), record)?;
-        Ok(created(files, pinned))
+        Ok(created(files, pinned, node))
+    }
+
+    /// Opens the view that belongs to `node` as an earlier daemon left it; `discarded` if it had a
+    /// name once.
+    pub fn reopen_unnamed(&self, node: u64, pinned: &Arc<Pinned>, discarded: bool) -> Result<Arc<View>> {
+        let key = unnamed_key(node);
+        let (files, pages) = ViewFiles::open(&self.directory, &key)?;
+        let mtime = files.mtime();
+        let view = new_view(files, pages, pinned, mtime, node);
+        if discarded {
+            let _ = view.discarded.set((self.directory.clone(), key));
+        }
+        Ok(view)
     }
 
     /// Lets go of the files and the template of a named view after its last close. It stays as it
@@ -153,17 +197,18 @@ impl Views {
     }
 
     pub fn remove_unnamed(&self, node: u64) {
-        if let Err(e) = overlay::remove_files(&self.directory, &unnamed_key(node)) {
-            log::error!(
-                "state directory {}: the files of a closed view cannot be removed: {e}",
-                self.directory.display()
-            );
-        }
+        remove_files(&self.directory, &unnamed_key(node));
     }
 
     /// The view `name` is gone once this returns; those who have it open keep it until they
-    /// close it. `allowed` decides, knowing its record (None for one that is set aside).
-    pub fn discard(&self, name: &Label, allowed: impl FnOnce(Option<&Record>) -> Result<()>) -> Result<()> {
+    /// close it. `allowed` decides, knowing its record (None for one that is set aside). `record`
+    /// is told before the name can be used again.
+    pub fn discard(
+        &self,
+        name: &Label,
+        allowed: impl FnOnce(Option<&Record>) -> Result<()>,
+        record: impl FnOnce(Discarded) -> Result<()>,
+    ) -> Result<()> {
         let mut named = self.named.lock();
         match named.get(name) {
             None => return Err(Error::NotFound(format!("view {name}: there is no such view"))),
@@ -171,8 +216,17 @@ impl Views {
             Some(Slot::Open(view)) => allowed(Some(&view.record()))?,
             Some(Slot::Unusable(_)) => allowed(None)?,
         }
-        overlay::remove_files(&self.directory, &format!("n-{name}"))
-            .map_err(|e| Error::io(format!("view {name}: its files cannot be removed"), e))?;
+        let failed = |e| Error::io(format!("view {name}: its files cannot be removed"), e);
+        if let Some(Slot::Open(view)) = named.get(name) {
+            let node = view.node.load(Ordering::Relaxed);
+            record(Discarded::Held { node })?;
+            let key = unnamed_key(node);
+            overlay::rename_files(&self.directory, &named_key(name), &key).map_err(failed)?;
+            let _ = view.discarded.set((self.directory.clone(), key));
+        } else {
+            overlay::remove_files(&self.directory, &named_key(name)).map_err(failed)?;
+            record(Discarded::Gone)?;
+        }
         named.remove(name);
         Ok(())
     }
@@ -190,7 +244,7 @@ impl Views {
 
     /// The page states of a view that nobody has open.
     pub fn page_runs_at_rest(&self, name: &Label) -> Result<Vec<(u64, u64, State)>> {
-        let (record, pages) = overlay::peek(&self.directory, &format!("n-{name}"))?;
+        let (record, pages) = overlay::peek(&self.directory, &named_key(name))?;
         Ok(pages.runs(record.extent.size.div_ceil(overlay::PAGE)))
     }
 
@@ -202,6 +256,19 @@ impl Views {
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+fn named_key(name: &Label) -> String {
+    format!("n-{name}")
+}
+
+fn remove_files(directory: &Path, key: &str) {
+    if let Err(e) = overlay::remove_files(directory, key) {
+        log::error!(
+            "state directory {}: the files of a closed view cannot be removed: {e}",
+            directory.display()
+        );
     }
 }
 
@@ -225,14 +292,21 @@ fn at_rest(directory: &Path, key: &str) -> Slot {
     }
 }
 
-fn created(files: ViewFiles, pinned: &Arc<Pinned>) -> Arc<View> {
+fn created(files: ViewFiles, pinned: &Arc<Pinned>, node: u64) -> Arc<View> {
     let mtime = files.mtime();
-    new_view(files, PageMap::default(), pinned, mtime)
+    new_view(files, PageMap::default(), pinned, mtime, node)
 }
 
-fn new_view(files: ViewFiles, pages: PageMap, pinned: &Arc<Pinned>, mtime: SystemTime) -> Arc<View> {
+fn new_view(
+    files: ViewFiles,
+    pages: PageMap,
+    pinned: &Arc<Pinned>,
+    mtime: SystemTime,
+    node: u64,
+) -> Arc<View> {
     let files = Arc::new(files);
     let extent = files.record().extent;
     let overlay = Overlay::new(pinned.template().clone(), files.clone(), extent, pages, mtime);
-    Arc::new(View { overlay, pinned: pinned.clone(), files })
+    let (node, discarded) = (AtomicU64::new(node), OnceLock::new());
+    Arc::new(View { overlay, pinned: pinned.clone(), files, node, discarded })
 }

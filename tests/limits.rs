@@ -25,7 +25,7 @@ fn a_daemon_raises_its_limit_on_open_files() {
     setrlimit(Resource::Nofile, Rlimit { current: Some(512), ..own }).unwrap();
     let mounted = Mounted::start(Options::default());
     setrlimit(Resource::Nofile, own).unwrap();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", mounted.daemon().as_raw_pid())).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", mounted.serving().as_raw_pid())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[3], words[4], "the soft limit is the hard one: {line}");
@@ -41,7 +41,7 @@ fn beyond_the_limit_on_open_files_the_answer_is_enfile_and_service_goes_on() {
     held.write_all_at(b"held", 0).unwrap();
     let rom = open_ro(mounted.path("t")).unwrap();
     let few = Rlimit { current: Some(64), maximum: Some(64) };
-    prlimit(Some(mounted.daemon()), Resource::Nofile, few).unwrap();
+    prlimit(Some(mounted.serving()), Resource::Nofile, few).unwrap();
 
     let mut open = Vec::new();
     let refusal = loop {
@@ -82,14 +82,14 @@ fn a_thousand_named_views_that_were_closed_hold_no_files_open() {
     let mounted = Mounted::start(Options::default());
     mounted.template("t", &[b'T'; 8192]);
     let few = Rlimit { current: Some(64), maximum: Some(64) };
-    prlimit(Some(mounted.daemon()), Resource::Nofile, few).unwrap();
+    prlimit(Some(mounted.serving()), Resource::Nofile, few).unwrap();
     for view in 0..1000 {
         // RELEASE comes after close(2): now and then the last few are still open.
         let path = mounted.path(&format!("t?rom=off&view={view}"));
         let file = poll(SOON, || open_rw(&path).ok()).unwrap();
         file.write_all_at(b"x", 0).unwrap();
     }
-    let open = fs::read_dir(format!("/proc/{}/fd", mounted.daemon().as_raw_pid()));
+    let open = fs::read_dir(format!("/proc/{}/fd", mounted.serving().as_raw_pid()));
     assert!(open.unwrap().count() < 64);
     assert_eq!(view_files(&mounted).len(), 2000);
 }

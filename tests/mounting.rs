@@ -25,10 +25,13 @@ fn mount_returns_when_the_mount_answers_and_leaves_its_caller() {
     let output = ground.mount(&[]);
     assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
     assert_eq!(fs::read(ground.at("mnt/t")).unwrap(), b"template");
-    let process = PathBuf::from(format!("/proc/{}", ground.daemon().as_raw_pid()));
-    assert_eq!(fs::read_link(process.join("cwd")).unwrap(), Path::new("/"));
-    for descriptor in 0..3 {
-        assert_eq!(fs::read_link(process.join(format!("fd/{descriptor}"))).unwrap(), Path::new("/dev/null"));
+    for process in [ground.daemon(), ground.serving()] {
+        let process = PathBuf::from(format!("/proc/{}", process.as_raw_pid()));
+        assert_eq!(fs::read_link(process.join("cwd")).unwrap(), Path::new("/"));
+        for descriptor in 0..3 {
+            let descriptor = process.join(format!("fd/{descriptor}"));
+            assert_eq!(fs::read_link(descriptor).unwrap(), Path::new("/dev/null"));
+        }
     }
     assert!(fs::read_to_string(ground.at("state/daemon.log")).unwrap().contains("is mounted on"));
     assert!(templatefs([OsStr::new("umount"), ground.at("mnt").as_os_str()]).status.success());
@@ -103,7 +106,7 @@ fn a_dead_mount_is_named_and_can_be_unmounted() {
     let _limit = limit(Duration::from_secs(60));
     let ground = Ground::new();
     assert!(ground.mount(&[]).status.success());
-    kill_process(ground.daemon(), Signal::KILL).unwrap();
+    ground.kill();
     ground.wait_for_the_daemons_end();
     let dead = poll(SOON, || (errno(fs::metadata(ground.at("mnt/t"))) == Some(Errno::NOTCONN)).then_some(()));
     assert!(dead.is_some(), "its threads end one by one");

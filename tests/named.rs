@@ -5,7 +5,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -188,7 +188,8 @@ fn it_goes_by_rm_and_by_discard_and_its_holder_keeps_it() {
         held.write_all_at(b"held", 0).unwrap();
         let memory = Mapping::shared(&held).unwrap();
         assert!(way(&mounted), "{name}, open");
-        assert!(view_files(&mounted).is_empty(), "{name}");
+        let named = |path: &PathBuf| path.to_string_lossy().contains("/n-");
+        assert!(!view_files(&mounted).iter().any(named), "{name}: nothing is left under its name");
         assert_eq!(bytes_at(&held, 0, 5).unwrap(), b"heldT", "{name}");
         let fresh = open_rw(&path).unwrap();
         assert_eq!(bytes_at(&fresh, 0, 5).unwrap(), b"TTTTT", "{name}: the name leads to a fresh view");

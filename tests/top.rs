@@ -159,11 +159,11 @@ fn top_answers_keys_while_the_daemon_does_not_answer() {
         format!("{} top --interval 0.1 {}", binary().display(), fixture.mounted.mountpoint.display());
     terminal.type_line(&format!("{command}; echo code=$?"));
     terminal.wait_for("rows", |screen| rows(screen).first() == Some(&"web-1"));
-    kill_process(fixture.mounted.daemon(), Signal::STOP).unwrap();
+    kill_process(fixture.mounted.serving(), Signal::STOP).unwrap();
     terminal.press("n");
     terminal.wait_for("order of names", |screen| rows(screen).last() == Some(&"web-1"));
     terminal.wait_for("the age of the figures", |screen| screen.contains("(no new figures for "));
-    kill_process(fixture.mounted.daemon(), Signal::CONT).unwrap();
+    kill_process(fixture.mounted.serving(), Signal::CONT).unwrap();
     terminal.wait_for("new figures", |screen| !screen.contains("(no new figures for "));
     terminal.press("q");
     terminal.wait_for("the shell", |screen| screen.contains("\ncode=0\n"));

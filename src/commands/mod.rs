@@ -16,6 +16,7 @@ mod mount;
 mod page_cache;
 mod readers;
 mod resolve;
+mod serve;
 pub mod table;
 mod top;
 mod umount;
@@ -30,6 +31,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Man(args) => generate::man(&args),
         Command::Mount(args) => mount::run(args),
         Command::PageCache(args) => page_cache::run(&args),
+        Command::Serve(args) => serve::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Views(args) => views::run(&args),
         Command::Top(args) => top::run(&args),

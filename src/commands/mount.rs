@@ -1,8 +1,9 @@
 //! `mount`: serves in the foreground, or starts a daemon and waits until it does.
 //!
-//! The daemon is this program again, with `--detached`. Its stderr is the caller's until the
-//! mount answers, so that what goes wrong before is seen where it was asked for; then it says so
-//! on its stdout, which is a pipe to here, and lets go of all three.
+//! The daemon is this program again, with `--detached`: the process that holds the mount
+//! (holder/), and the one that it starts to serve it. Their stderr is the caller's until the
+//! mount answers, so that what goes wrong before is seen where it was asked for; then the holder
+//! says so on its stdout, which is a pipe to here, and both let go.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::cli::MountArgs;
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
-use crate::{logging, program, session};
+use crate::{holder, logging, program, session};
 
 const READY: &[u8] = b"ready";
 
@@ -23,13 +24,13 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
     if !config.foreground && !detached {
         return start_daemon(&config.mountpoint);
     }
-    let open_log = |state: &Path| {
-        let default = state.join("daemon.log");
-        let file = config.log_file.as_deref().or(detached.then_some(default.as_path()));
-        logging::init(config.log_level, file)
-    };
+    let (mut config, state) = session::prepare(config)?;
+    if detached && config.log_file.is_none() {
+        config.log_file = config.state_dir.as_ref().map(|state| state.join("daemon.log"));
+    }
+    logging::init(config.log_level, config.log_file.as_deref())?;
     let ready = || if detached { let_go() } else { Ok(()) };
-    session::serve(&config, open_log, ready).map(|()| ExitCode::SUCCESS)
+    holder::hold(&config, &state, ready)
 }
 
 fn start_daemon(mountpoint: &Path) -> Result<ExitCode> {
@@ -61,15 +62,19 @@ fn start_daemon(mountpoint: &Path) -> Result<ExitCode> {
 
 /// Leaves the caller's terminal, directory and descriptors.
 fn let_go() -> Result<()> {
+    std::io::stdout()
+        .write_all(READY)
+        .and_then(|()| std::io::stdout().flush())
+        .map_err(|e| Error::io("detaching", e))?;
+    leave_terminal()
+}
+
+pub fn leave_terminal() -> Result<()> {
     let failed = |e: rustix::io::Errno| Error::io("detaching", e);
     let null = openat(CWD, "/dev/null", OFlags::RDWR, Mode::empty()).map_err(failed)?;
     // A shell that runs this in a job of its own has made it a leader already.
     let _ = rustix::process::setsid();
     rustix::process::chdir("/").map_err(failed)?;
-    std::io::stdout()
-        .write_all(READY)
-        .and_then(|()| std::io::stdout().flush())
-        .map_err(|e| Error::io("detaching", e))?;
     rustix::stdio::dup2_stdin(&null).map_err(failed)?;
     rustix::stdio::dup2_stdout(&null).map_err(failed)?;
     rustix::stdio::dup2_stderr(&null).map_err(failed)

@@ -43,8 +43,10 @@ pub struct Control {
 
 impl Control {
     pub fn new(engine: Arc<Engine>, inspector: Arc<OnceLock<Inspector>>) -> Self {
-        let next_handle = AtomicU64::new(FIRST_FOREIGN);
-        Self { engine, inspector, paths: Paths::default(), open: DashMap::new(), next_handle }
+        // What earlier daemons have dealt out comes never again.
+        let first = FIRST_FOREIGN + (engine.takeovers() << 32);
+        let (paths, next_handle) = (Paths::new(first), AtomicU64::new(first));
+        Self { engine, inspector, paths, open: DashMap::new(), next_handle }
     }
 
     /// Is this node, or this open file, one of the control directory's?
@@ -100,7 +102,7 @@ impl Control {
 
     pub fn read(&self, handle: u64, offset: u64, size: usize) -> Result<Vec<u8>> {
         let content = self.open.get(&handle).map(|content| content.clone());
-        let content = content.ok_or_else(|| Error::io("a control file", rustix::io::Errno::BADF))?;
+        let content = content.ok_or_else(|| Error::Stale("a control file: open it again".into()))?;
         let from = content.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
         Ok(content[from..content.len().min(from.saturating_add(size))].to_vec())
     }

@@ -61,25 +61,36 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Paths(Mutex<Table>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     ids: HashMap<Entry, u64>,
     /// What an id means, and how many LOOKUPs the kernel has not forgotten.
     entries: HashMap<u64, (Entry, u64)>,
-    dealt: u64,
+    next: u64,
 }
 
+/// Ids of the directories that are always there: processes may stay in them.
+const LASTING: [(Entry, u64); 2] = [(Entry::Root, FIRST_FOREIGN), (Entry::Views, FIRST_FOREIGN + 1)];
+const FIRST_PASSING: u64 = 64;
+
 impl Paths {
+    /// Ids of what comes and goes are `first` and beyond.
+    pub fn new(first: u64) -> Self {
+        let ids = LASTING.into_iter().collect();
+        let entries = LASTING.into_iter().map(|(entry, id)| (id, (entry, 0))).collect();
+        Self(Mutex::new(Table { ids, entries, next: first + FIRST_PASSING }))
+    }
+
     pub fn look_up(&self, entry: Entry) -> u64 {
         let mut table = self.0.lock();
         let id = match table.ids.get(&entry) {
             Some(id) => *id,
             None => {
-                table.dealt += 1;
-                let id = FIRST_FOREIGN + table.dealt;
+                let id = table.next;
+                table.next += 1;
                 table.ids.insert(entry.clone(), id);
                 table.entries.insert(id, (entry, 0));
                 id
@@ -102,6 +113,7 @@ impl Paths {
         let Some((_, left)) = table.entries.get_mut(&id) else { return };
         *left = left.saturating_sub(lookups);
         if *left == 0
+            && LASTING.iter().all(|(_, lasting)| *lasting != id)
             && let Some((entry, _)) = table.entries.remove(&id)
         {
             table.ids.remove(&entry);
@@ -115,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_id_lasts_as_long_as_the_kernel_remembers_it() {
-        let paths = Paths::default();
+        let paths = Paths::new(FIRST_FOREIGN);
         let id = paths.look_up(Entry::View("a".into()));
         assert_eq!(paths.look_up(Entry::View("a".into())), id);
         paths.forget(id, 1);

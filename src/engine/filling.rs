@@ -63,7 +63,7 @@ impl Engine {
         let mut state = node.state.lock();
         // Somebody with the same node, through a descriptor, may have been faster.
         if state.content.is_none() && !state.spent {
-            let view = MemoryView::new(file, private.uid, private.gid);
+            let view = MemoryView::new(file, id, private.uid, private.gid, &self.keeper);
             state.content = Some(Content::Memory(Arc::new(view)));
         }
         drop(state);

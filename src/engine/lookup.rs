@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ledger::{Entry, RESENT};
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
 use super::{Attributes, Engine};
 use crate::access::{Caller, READ, SEARCH, WRITE};
@@ -14,6 +15,7 @@ use crate::name::{self, Label, Query, Request};
 use crate::overlay::Record;
 use crate::rules::{Backing, Kind};
 use crate::store::{Found, Identity, Metadata};
+use crate::views::Discarded;
 
 /// One line of a directory, named as it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl Engine {
         let (metadata, identity) = match self.store.find(&path) {
             Ok(Found::Template(metadata, identity)) => (metadata, identity),
             Ok(Found::Directory(metadata)) if request.query.is_none() => {
-                return Ok(self.nodes.look_up(What::Directory { path }, Some(metadata)));
+                return self.nodes.look_up(What::Directory { path }, Some(metadata));
             }
             Ok(Found::Directory(_)) => {
                 return Err(Error::Invalid(format!("{}: a directory takes no query", shown())));
@@ -47,14 +49,14 @@ impl Engine {
                 let Some(view) = view.filter(|view| self.is_leftover_of(view, &path)) else {
                     return Err(Error::NotFound(reason));
                 };
-                return Ok(self.nodes.look_up(What::Leftover { view, reason }, None));
+                return self.nodes.look_up(What::Leftover { view, reason }, None);
             }
             Err(error) => return Err(error),
         };
         let kind = admit(&request, shown)?;
         let query = request.query.unwrap_or_default();
         let what = self.what(caller, kind, query, path, &metadata, identity)?;
-        Ok(self.nodes.look_up(what, Some(metadata)))
+        self.nodes.look_up(what, Some(metadata))
     }
 
     fn what(
@@ -177,8 +179,12 @@ impl Engine {
         }
     }
 
-    /// Removes the view with a name that an entry stands for.
-    pub fn unlink(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<()> {
+    /// Removes the view with a name that an entry stands for. `id` is that of the UNLINK: one
+    /// that a dead daemon has done but not answered is sent again.
+    pub fn unlink(&self, caller: &Caller, parent: u64, raw: &[u8], id: u64) -> Result<()> {
+        if self.recorder.has_discarded(id) {
+            return Ok(());
+        }
         let parent = self.node(parent)?;
         let directory = self.directory(caller, &parent, SEARCH)?;
         let shown = shown(directory, raw);
@@ -209,7 +215,18 @@ impl Engine {
             }
             _ => Ok(()),
         };
-        self.nodes.retire(&view, || self.views.discard(&view, allowed))?;
+        let record = |discarded: Discarded| {
+            if let Discarded::Held { node } = discarded {
+                self.recorder.record(Entry::Retired { node, view: view.clone() })?;
+            }
+            self.recorder.record(Entry::Discarded { request: id & !RESENT })
+        };
+        let discarded = self.nodes.retire(&view, || self.views.discard(&view, allowed, record));
+        // The dead one did it, and died before it could put that on record.
+        if id & RESENT != 0 && matches!(discarded, Err(Error::NotFound(_))) {
+            return Ok(());
+        }
+        discarded?;
         log::info!("view {view} of {} was discarded by user {}", path.display(), caller.uid);
         Ok(())
     }

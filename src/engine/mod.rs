@@ -5,9 +5,12 @@ mod admission;
 mod attributes;
 mod data;
 mod filling;
+mod ledger;
 mod lookup;
 mod nodes;
 mod open;
+mod recorder;
+mod recover;
 mod snapshot;
 
 use std::path::Path;
@@ -19,14 +22,18 @@ use parking_lot::Mutex;
 
 pub use attributes::{Attributes, Changes, FileKind};
 pub use data::{Allocate, Seek};
+pub use ledger::{Entry, Negotiated};
 pub use lookup::DirectoryEntry;
-pub use nodes::{CounterValues, FIRST_FOREIGN, ROOT};
+pub use nodes::{Content, CounterValues, FIRST_FOREIGN, ROOT};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};
+pub use recorder::Recorder;
+pub use recover::Recovered;
 pub use snapshot::{Child, Opener, PageRun, ViewSnapshot};
 
 use crate::access::{Caller, Guarded, permitted};
 use crate::caller;
 use crate::error::{Error, Result};
+use crate::keeper::Keeper;
 use crate::memory::Pool;
 use crate::pins::Pins;
 use crate::policy::Guard;
@@ -34,7 +41,7 @@ use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
 use nodes::{Counters, Node, Nodes, Totals, What};
-use open::Handle;
+use open::{Handle, HandleId};
 
 /// What an operator decides for a whole mount.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,6 +61,11 @@ pub struct Engine {
     totals: Totals,
     handles: DashMap<u64, Arc<Handle>>,
     next_handle: AtomicU64,
+    /// OPEN requests that a dead daemon has done, perhaps without answering them, and what they
+    /// opened.
+    unanswered: DashMap<u64, HandleId>,
+    recorder: Arc<Recorder>,
+    keeper: Arc<Keeper>,
     /// Threads that open views to look at their page cache: no users of them.
     inspectors: DashMap<u32, ()>,
     options: Options,
@@ -66,15 +78,25 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(store: Box<dyn Store>, views: Views, options: Options) -> Self {
+    /// `recorder` and `keeper` are where a successor finds what it must know.
+    pub fn new(
+        store: Box<dyn Store>,
+        views: Views,
+        options: Options,
+        recorder: Arc<Recorder>,
+        keeper: Arc<Keeper>,
+    ) -> Self {
         Self {
             store,
             views,
-            pins: Pins::default(),
-            nodes: Nodes::new(),
+            pins: Pins::new(keeper.clone(), recorder.read(|ledger| ledger.takeovers)),
+            nodes: Nodes::new(recorder.clone()),
+            keeper,
             totals: Totals::default(),
             handles: DashMap::new(),
-            next_handle: AtomicU64::new(1),
+            next_handle: AtomicU64::new(recorder.read(|ledger| ledger.dealt_handles).max(1)),
+            unanswered: DashMap::new(),
+            recorder,
             inspectors: DashMap::new(),
             options,
             pool: Pool::new(options.pool),
@@ -108,6 +130,15 @@ impl Engine {
 
     pub fn views(&self) -> &Views {
         &self.views
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// How many daemons of this mount have died and were replaced.
+    pub fn takeovers(&self) -> u64 {
+        self.recorder.read(|ledger| ledger.takeovers)
     }
 
     /// Counts something for a node, and for the whole life of the mount.

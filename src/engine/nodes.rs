@@ -13,11 +13,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
+use super::ledger::{Entry, path_bytes};
+use super::recorder::Recorder;
 use crate::error::Result;
 use crate::memory::MemoryView;
 use crate::name::Label;
@@ -32,9 +35,10 @@ const FIRST_FREE: u64 = 64;
 pub const FIRST_FOREIGN: u64 = 1 << 62;
 
 /// What a node id stands for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum What {
     Directory {
+        #[serde(with = "path_bytes")]
         path: PathBuf,
     },
     Rom {
@@ -53,13 +57,14 @@ pub enum What {
 }
 
 /// Which template, as a LOOKUP found it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TemplateRef {
+    #[serde(with = "path_bytes")]
     pub path: PathBuf,
     pub identity: Identity,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PrivateRef {
     pub template: TemplateRef,
     pub view: Option<Label>,
@@ -208,12 +213,32 @@ enum Key {
 pub struct Nodes {
     nodes: DashMap<u64, Arc<Node>>,
     index: Mutex<HashMap<Key, u64>>,
-    next: AtomicU64,
+    ids: Mutex<Ids>,
+    recorder: Arc<Recorder>,
+    /// Until when each LOOKUP is put on record.
+    unsettled: Option<Instant>,
 }
 
+/// An OPEN of a node that is not on record gets ESTALE from a successor, and the kernel looks the
+/// path up again: once. For this long the result of that outlives another death.
+const UNSETTLED: Duration = Duration::from_secs(10);
+
+struct Ids {
+    next: u64,
+    /// It is on record that ids below this one may have been dealt out.
+    recorded: u64,
+}
+
+/// So many ids are put on record at once.
+const IDS_AHEAD: u64 = 1024;
+
 impl Nodes {
-    pub fn new() -> Self {
-        let nodes = Self { nodes: DashMap::new(), index: Mutex::default(), next: AtomicU64::new(FIRST_FREE) };
+    pub fn new(recorder: Arc<Recorder>) -> Self {
+        let next = recorder.read(|ledger| ledger.dealt_nodes).max(FIRST_FREE);
+        let ids = Mutex::new(Ids { next, recorded: next });
+        let is_successor = recorder.read(|ledger| ledger.takeovers > 0);
+        let unsettled = is_successor.then(|| Instant::now() + UNSETTLED);
+        let nodes = Self { nodes: DashMap::new(), index: Mutex::default(), ids, recorder, unsettled };
         let root = What::Directory { path: PathBuf::new() };
         nodes.nodes.insert(ROOT, Arc::new(Node::new(ROOT, root, None)));
         nodes
@@ -224,7 +249,7 @@ impl Nodes {
     }
 
     /// The node for one LOOKUP of `what`, which is counted.
-    pub fn look_up(&self, what: What, metadata: Option<Metadata>) -> Arc<Node> {
+    pub fn look_up(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
         let Some(key) = key(&what) else {
             return self.insert(what, metadata);
         };
@@ -232,19 +257,54 @@ impl Nodes {
         if let Some(node) = index.get(&key).and_then(|id| self.get(*id)) {
             node.lookups.fetch_add(1, Ordering::Relaxed);
             *node.metadata.lock() = metadata;
-            return node;
+            return Ok(node);
         }
-        let node = self.insert(what, metadata);
+        let node = self.insert(what, metadata)?;
         index.insert(key, node.id);
-        node
+        Ok(node)
     }
 
-    fn insert(&self, what: What, metadata: Option<Metadata>) -> Arc<Node> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+    fn insert(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
+        let id = self.next_id()?;
+        // Processes may stay in a directory, and have no path along which to look it up again.
+        if let What::Directory { path } = &what {
+            self.recorder.record(Entry::Directory { node: id, path: path.clone() })?;
+        } else if self.unsettled.is_some_and(|end| Instant::now() < end) {
+            self.recorder.record(Entry::LookedUp { node: id, what: what.clone() })?;
+        }
         let node = Arc::new(Node::new(id, what, metadata));
         node.lookups.store(1, Ordering::Relaxed);
         self.nodes.insert(id, node.clone());
+        Ok(node)
+    }
+
+    fn next_id(&self) -> Result<u64> {
+        let mut ids = self.ids.lock();
+        if ids.next == ids.recorded {
+            let nodes = ids.recorded + IDS_AHEAD;
+            self.recorder.record(Entry::Dealt { nodes, handles: 0 })?;
+            ids.recorded = nodes;
+        }
+        ids.next += 1;
+        Ok(ids.next - 1)
+    }
+
+    /// A node that the kernel knows from an earlier daemon, and how often it was looked up
+    /// nobody knows: it goes as if that had never been, with its last FORGET or its last close.
+    pub fn restore(&self, id: u64, what: What, metadata: Option<Metadata>) -> Arc<Node> {
+        let key = key(&what);
+        let node = Arc::new(Node::new(id, what, metadata));
+        self.nodes.insert(id, node.clone());
+        if let Some(key) = key {
+            self.index.lock().entry(key).or_insert(id);
+        }
         node
+    }
+
+    /// No LOOKUP finds the node any more.
+    pub fn hide(&self, node: &Node) {
+        node.state.lock().spent = true;
+        self.index.lock().retain(|_, id| *id != node.id);
     }
 
     /// Returns the node if it is gone now.
@@ -291,6 +351,10 @@ impl Nodes {
             return false;
         }
         self.nodes.remove(&node.id);
+        let is_recorded = || self.recorder.read(|ledger| ledger.looked_up.contains_key(&node.id));
+        if matches!(node.what, What::Directory { .. }) || is_recorded() {
+            self.recorder.record_past(Entry::Forgotten { node: node.id });
+        }
         if let Some(key) = key(&node.what)
             && index.get(&key) == Some(&node.id)
         {
@@ -348,18 +412,27 @@ mod tests {
 
     #[test]
     fn a_view_without_a_name_is_new_at_each_lookup_and_a_named_one_is_not() {
-        let nodes = Nodes::new();
-        assert_ne!(nodes.look_up(private(None), None).id, nodes.look_up(private(None), None).id);
-        assert_eq!(nodes.look_up(private(Some("a")), None).id, nodes.look_up(private(Some("a")), None).id);
-        assert_ne!(nodes.look_up(private(Some("a")), None).id, nodes.look_up(private(Some("b")), None).id);
+        let nodes = Nodes::new(Arc::default());
+        assert_ne!(
+            nodes.look_up(private(None), None).unwrap().id,
+            nodes.look_up(private(None), None).unwrap().id
+        );
+        assert_eq!(
+            nodes.look_up(private(Some("a")), None).unwrap().id,
+            nodes.look_up(private(Some("a")), None).unwrap().id
+        );
+        assert_ne!(
+            nodes.look_up(private(Some("a")), None).unwrap().id,
+            nodes.look_up(private(Some("b")), None).unwrap().id
+        );
     }
 
     #[test]
     fn a_node_goes_with_its_last_lookup_or_its_last_close_whichever_is_later() {
-        let nodes = Nodes::new();
+        let nodes = Nodes::new(Arc::default());
         let before = nodes.nodes.len();
-        let node = nodes.look_up(private(Some("a")), None);
-        nodes.look_up(private(Some("a")), None);
+        let node = nodes.look_up(private(Some("a")), None).unwrap();
+        nodes.look_up(private(Some("a")), None).unwrap();
         nodes.forget(node.id, 1);
         assert!(nodes.get(node.id).is_some());
         node.state.lock().opens = 1;
@@ -368,7 +441,7 @@ mod tests {
         node.state.lock().opens = 0;
         nodes.closed(&node);
         assert!(nodes.get(node.id).is_none());
-        assert_ne!(nodes.look_up(private(Some("a")), None).id, node.id, "ids are never reused");
+        assert_ne!(nodes.look_up(private(Some("a")), None).unwrap().id, node.id, "ids are never reused");
         assert_eq!(nodes.nodes.len(), before + 1);
         nodes.forget(ROOT, 1000);
         assert!(nodes.get(ROOT).is_some());
@@ -376,15 +449,15 @@ mod tests {
 
     #[test]
     fn a_discarded_views_name_leads_to_a_new_node() {
-        let nodes = Nodes::new();
-        let old = nodes.look_up(private(Some("a")), None);
+        let nodes = Nodes::new(Arc::default());
+        let old = nodes.look_up(private(Some("a")), None).unwrap();
         nodes.retire(&Label::new(b"a").unwrap(), || Ok(())).unwrap();
         assert!(old.state.lock().spent, "an OPEN that is under way must not make the view again");
-        let new = nodes.look_up(private(Some("a")), None);
+        let new = nodes.look_up(private(Some("a")), None).unwrap();
         assert_ne!(old.id, new.id);
         nodes.forget(old.id, 1);
         assert_eq!(
-            nodes.look_up(private(Some("a")), None).id,
+            nodes.look_up(private(Some("a")), None).unwrap().id,
             new.id,
             "the old node does not take the name along"
         );

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Engine;
+use super::ledger::Entry;
 use super::nodes::{Content, Counters, Node, OpenState, PrivateRef, TemplateRef, What};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::views::View;
 
 pub type HandleId = u64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Access {
     pub read: bool,
     pub write: bool,
@@ -26,6 +27,8 @@ pub struct Access {
 pub struct Opened {
     pub handle: HandleId,
     pub plane: Plane,
+    /// The kernel's name for the file that it reads by itself.
+    pub backing: Option<u32>,
 }
 
 /// How an open file's data moves.
@@ -48,7 +51,7 @@ pub enum Plane {
 pub struct ReadOnly(Arc<Pinned>);
 
 impl ReadOnly {
-    fn new(pinned: Arc<Pinned>, access: Access) -> Result<Self> {
+    pub(super) fn new(pinned: Arc<Pinned>, access: Access) -> Result<Self> {
         match access.write {
             false => Ok(Self(pinned)),
             true => Err(Error::Denied("a template is never opened for writing by a view".into())),
@@ -73,13 +76,27 @@ pub struct Handle {
     pub node: Arc<Node>,
     pub content: Content,
     pub access: Access,
+    /// As in [`Opened`].
+    pub backing: Option<u32>,
     pub opener: Caller,
     /// Opened by the daemon, to look at it.
     pub inspection: bool,
 }
 
 impl Engine {
-    pub fn open(&self, caller: &Caller, id: u64, access: Access) -> Result<Opened> {
+    /// `request` is the id of the OPEN: one that a dead daemon has done but not answered is sent
+    /// again. `pass` decides whether the kernel moves the data by itself.
+    pub fn open(
+        &self,
+        caller: &Caller,
+        id: u64,
+        access: Access,
+        request: u64,
+        pass: impl FnOnce(&Plane) -> Result<Option<u32>>,
+    ) -> Result<Opened> {
+        if let Some(opened) = self.opened_before(request)? {
+            return Ok(opened);
+        }
         let node = self.node(id)?;
         let _counted = self.admit_open(caller, &node)?;
         let (content, plane) = {
@@ -100,17 +117,25 @@ impl Engine {
         if !inspection {
             self.count(&node, Counters::opened);
         }
+        let (backing, passed) = match pass(&plane) {
+            Ok(backing) => (backing, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles
-            .insert(handle, Arc::new(Handle { node, content, access, opener: caller.clone(), inspection }));
-        Ok(Opened { handle, plane })
+        let open = Handle { node, content, access, backing, opener: caller.clone(), inspection };
+        let record = Entry::Opened(open.recorded(handle, request));
+        self.handles.insert(handle, Arc::new(open));
+        if let Err(error) = passed.and_then(|()| self.recorder.record(record)) {
+            self.release(handle);
+            return Err(error);
+        }
+        Ok(Opened { handle, plane, backing })
     }
 
-    pub fn release(&self, id: HandleId) -> Result<Released> {
-        let (_, handle) = self
-            .handles
-            .remove(&id)
-            .ok_or_else(|| Error::io(format!("handle {id}: not open"), rustix::io::Errno::BADF))?;
+    /// A handle that is not open was released by a daemon that died before it could say so.
+    pub fn release(&self, id: HandleId) -> Released {
+        let Some((_, handle)) = self.handles.remove(&id) else { return Released::Nothing };
+        self.recorder.record_past(Entry::Released { handle: id });
         let node = handle.node.clone();
         drop(handle);
         let mut state = node.state.lock();
@@ -127,7 +152,7 @@ impl Engine {
         }
         drop(state);
         self.nodes.closed(&node);
-        Ok(released)
+        released
     }
 
     /// Lets go of what a private view's node held; true if the view is gone with it.
@@ -273,7 +298,7 @@ impl Engine {
         let pinned = self.pins.pin(self.store.as_ref(), &template.path, &template.identity)?;
         let record = || new_record(caller, private);
         let view = match &private.view {
-            Some(name) => self.views.open_named(name, &pinned, |known| allowed(name, known), record)?,
+            Some(name) => self.views.open_named(name, node, &pinned, |known| allowed(name, known), record)?,
             None => self.views.create_unnamed(node, &pinned, record())?,
         };
         state.content = Some(Content::View(view.clone()));

@@ -7,6 +7,7 @@ mod xattr;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,14 +19,16 @@ use fuser::{
     BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, Version, WriteFlags,
 };
 
 use crate::access::Caller;
 use crate::control::{self, Attribute, Control};
-use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Released};
+use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Negotiated, Released};
 use crate::errands;
+use crate::error::Result;
 use crate::passthrough;
+use crate::takeover;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
 
 /// An entry is never believed: each path walk asks, and may get a node of its own.
@@ -45,25 +48,49 @@ pub struct Adapter {
     control: Arc<Control>,
     state_directory: PathBuf,
     attributes: bool,
+    /// The connection to the kernel.
+    device: Arc<OwnedFd>,
     notifier: Arc<OnceLock<Notifier>>,
-    directories: DashMap<u64, Vec<DirectoryEntry>>,
+    directories: DashMap<u64, Arc<Vec<DirectoryEntry>>>,
     next_directory: AtomicU64,
 }
 
 impl Adapter {
     /// `notifier` is set once the session is there.
-    pub fn new(engine: Arc<Engine>, control: Arc<Control>, notifier: Arc<OnceLock<Notifier>>) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        control: Arc<Control>,
+        device: Arc<OwnedFd>,
+        notifier: Arc<OnceLock<Notifier>>,
+    ) -> Self {
         let state_directory = engine.views().directory().to_owned();
-        let next_directory = AtomicU64::new(1);
+        // Other numbers than those that an earlier daemon has dealt out.
+        let next_directory = AtomicU64::new((engine.takeovers() << 32) + 1);
         Self {
             engine,
             control,
             state_directory,
             attributes: false,
+            device,
             notifier,
             directories: DashMap::new(),
             next_directory,
         }
+    }
+
+    /// What a directory holds, as it was when it was opened.
+    fn entries(&self, request: &Request, ino: INodeNo, handle: u64) -> Result<Arc<Vec<DirectoryEntry>>> {
+        if let Some(entries) = self.directories.get(&handle) {
+            return Ok(entries.clone());
+        }
+        // It was opened, or an earlier daemon has opened it.
+        let listed = match Control::owns(ino.0) {
+            true => self.control.list(&caller(request), ino.0),
+            false => self.engine.list(&caller(request), ino.0),
+        };
+        let entries = Arc::new(listed?);
+        self.directories.insert(handle, entries.clone());
+        Ok(entries)
     }
 
     /// What a control file shows is collected elsewhere: that takes its time, and asks this mount.
@@ -98,17 +125,28 @@ impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A size or time that the daemon reports must never make the kernel drop pages of a
         // view: it changes only through the kernel itself.
-        let wanted = [InitFlags::FUSE_EXPLICIT_INVAL_DATA, InitFlags::FUSE_PARALLEL_DIROPS];
+        let wanted = [
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_HAS_RESEND,
+        ];
+        let mut granted = InitFlags::empty();
         for flag in wanted {
-            if config.add_capabilities(flag).is_err() {
-                log::info!("this kernel lacks {flag:?}");
+            match config.add_capabilities(flag) {
+                Ok(()) => granted |= flag,
+                Err(_) => log::info!("this kernel lacks {flag:?}"),
             }
         }
         config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write"))?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::other("max_background"))?;
         self.attributes = xattr::negotiate(config);
-        self.engine.set_passthrough(passthrough::negotiate(config));
-        Ok(())
+        granted.set(InitFlags::FUSE_HANDLE_KILLPRIV_V2, self.attributes);
+        let passthrough = passthrough::negotiate(config);
+        self.engine.set_passthrough(passthrough);
+        granted.set(InitFlags::FUSE_PASSTHROUGH, passthrough);
+        let Version(major, minor) = config.kernel_abi();
+        takeover::record(self.engine.recorder(), Negotiated { major, minor, flags: granted.bits() })
+            .map_err(io::Error::other)
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -170,12 +208,13 @@ impl Filesystem for Adapter {
             OpenAccMode::O_WRONLY => Access { read: false, write: true },
             OpenAccMode::O_RDWR => Access { read: true, write: true },
         };
-        let caller = caller(request);
+        let wanted =
+            open::Wanted { caller: caller(request), node: ino.0, access, request: request.unique().0 };
         if self.engine.must_fill(ino.0, access) {
-            return open::after_filling(self.engine.clone(), caller, ino.0, access, reply);
+            return open::after_filling(self.engine.clone(), self.device.clone(), wanted, reply);
         }
-        let opened = try_reply!(reply, "open", request, self.engine.open(&caller, ino.0, access));
-        open::answer(&self.engine, opened, reply);
+        let opened = try_reply!(reply, "open", request, wanted.open(&self.engine, &self.device));
+        open::answer(opened, reply);
     }
 
     fn read(
@@ -229,7 +268,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        request: &Request,
+        _request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -241,7 +280,7 @@ impl Filesystem for Adapter {
             self.control.release(handle.0);
             return reply.ok();
         }
-        let released = try_reply!(reply, "release", request, self.engine.release(handle.0));
+        let released = self.engine.release(handle.0);
         reply.ok();
         if let (Released::DropCache(node), Some(notifier)) = (released, self.notifier.get()) {
             errands::drop_cache(notifier.clone(), node);
@@ -304,32 +343,27 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        try_reply!(reply, "unlink", request, self.engine.unlink(&caller(request), parent.0, name.as_bytes()));
+        let (caller, parent, name) = (caller(request), parent.0, name.as_bytes());
+        let removed = self.engine.unlink(&caller, parent, name, request.unique().0);
+        try_reply!(reply, "unlink", request, removed);
         reply.ok();
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let listed = match Control::owns(ino.0) {
-            true => self.control.list(&caller(request), ino.0),
-            false => self.engine.list(&caller(request), ino.0),
-        };
-        let entries = try_reply!(reply, "opendir", request, listed);
         let handle = self.next_directory.fetch_add(1, Ordering::Relaxed);
-        self.directories.insert(handle, entries);
+        try_reply!(reply, "opendir", request, self.entries(request, ino, handle));
         reply.opened(FileHandle(handle), FopenFlags::empty());
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let Some(entries) = self.directories.get(&handle.0) else {
-            return reply.error(Errno::EBADF);
-        };
+        let entries = try_reply!(reply, "readdir", request, self.entries(request, ino, handle.0));
         let own = [(ino, FileType::Directory, &b"."[..]), (UNKNOWN_INO, FileType::Directory, b"..")];
         let listed = entries.iter().map(|entry| {
             let kind = if entry.is_directory { FileType::Directory } else { FileType::RegularFile };

@@ -1,44 +1,62 @@
 //! The answer to an OPEN: which way its data moves.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use fuser::{Errno, FileHandle, FopenFlags, ReplyOpen};
+use fuser::{FileHandle, FopenFlags, ReplyOpen};
 
 use super::convert::refused;
 use crate::access::Caller;
 use crate::engine::{Access, Engine, Opened, Plane};
 use crate::errands;
+use crate::error::Result;
 use crate::passthrough;
+use crate::sys;
 
-pub fn answer(engine: &Engine, opened: Opened, reply: ReplyOpen) {
-    let handle = FileHandle(opened.handle);
-    match opened.plane {
-        Plane::Template(template) => {
-            if engine.has_passthrough()
-                && let Some(backing) = passthrough::backing(&reply, &template)
-            {
-                return reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, backing);
+pub struct Wanted {
+    pub caller: Caller,
+    pub node: u64,
+    pub access: Access,
+    /// The id of the OPEN.
+    pub request: u64,
+}
+
+impl Wanted {
+    pub fn open(&self, engine: &Engine, device: &Arc<OwnedFd>) -> Result<Opened> {
+        let pass = |plane: &Plane| match plane {
+            Plane::Template(template) if engine.has_passthrough() => {
+                Ok(passthrough::backing(device, template))
             }
-            reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-        }
-        Plane::Memory(view) => match passthrough::backing_of_memory(&reply, &view) {
-            Ok(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, backing),
-            Err(error) => {
-                log::error!("open: a view in memory cannot be passed through: {error}; leave backing out");
-                let _ = engine.release(opened.handle);
-                reply.error(Errno::EOPNOTSUPP);
-            }
-        },
-        Plane::Cached { keep: true } => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
-        Plane::Cached { keep: false } => reply.opened(handle, FopenFlags::empty()),
+            Plane::Memory(view) => passthrough::backing_of_memory(device, view).map(Some),
+            Plane::Template(_) | Plane::Cached { .. } => Ok(None),
+        };
+        engine.open(&self.caller, self.node, self.access, self.request, pass)
     }
 }
 
+pub fn answer(opened: Opened, reply: ReplyOpen) {
+    let handle = FileHandle(opened.handle);
+    if let Some(backing) = opened.backing {
+        let answer =
+            |reply: ReplyOpen, id: &_| reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, id);
+        return sys::with_backing(reply, backing, answer);
+    }
+    let flags = match opened.plane {
+        Plane::Template(_) => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+        Plane::Cached { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
+        Plane::Cached { keep: false } | Plane::Memory(_) => FopenFlags::empty(),
+    };
+    reply.opened(handle, flags);
+}
+
 /// OPEN of a view that must be filled first, which no event loop waits for.
-pub fn after_filling(engine: Arc<Engine>, caller: Caller, node: u64, access: Access, reply: ReplyOpen) {
-    let errand = move || match engine.fill(&caller, node).and_then(|()| engine.open(&caller, node, access)) {
-        Ok(opened) => answer(&engine, opened, reply),
-        Err(error) => reply.error(refused("open", &caller, &error)),
+pub fn after_filling(engine: Arc<Engine>, device: Arc<OwnedFd>, wanted: Wanted, reply: ReplyOpen) {
+    let errand = move || {
+        let filled = engine.fill(&wanted.caller, wanted.node);
+        match filled.and_then(|()| wanted.open(&engine, &device)) {
+            Ok(opened) => answer(opened, reply),
+            Err(error) => reply.error(refused("open", &wanted.caller, &error)),
+        }
     };
     // Without a thread the reply is dropped, which answers EIO.
     errands::run("fill", errand);

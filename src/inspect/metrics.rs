@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Report, ViewReport};
 use crate::engine::CounterValues;
@@ -21,6 +21,8 @@ pub struct Figures {
     /// By the kind of view, since the mount was made; empty for who may not see them.
     pub totals: Vec<(&'static str, CounterValues)>,
     pub state: Option<Room>,
+    /// Serving processes that died and were replaced.
+    pub restarts: u64,
 }
 
 /// The filesystem that holds the state directory.
@@ -96,6 +98,10 @@ fn build(figures: &Figures) -> prometheus::Result<Registry> {
         }
         register(&registry, counter)?;
     }
+    let help = "Serving processes that died and were replaced since the mount was made";
+    let restarts = IntCounter::new("restarts_total", help)?;
+    restarts.inc_by(figures.restarts);
+    register(&registry, restarts)?;
     if let Some(room) = &figures.state {
         let help = "Size of the filesystem that holds the state directory";
         single(&registry, "state_filesystem_size_bytes", help, room.size_bytes)?;

@@ -103,6 +103,7 @@ impl Inspector {
         metrics::render(&metrics::Figures {
             report: self.report(caller),
             totals: if sees_all { self.engine.totals().to_vec() } else { Vec::new() },
+            restarts: self.engine.takeovers(),
             state: state.map(|s| metrics::Room {
                 size_bytes: s.f_blocks.saturating_mul(s.f_frsize),
                 available_bytes: s.f_bavail.saturating_mul(s.f_frsize),

@@ -50,6 +50,16 @@ impl Address {
     }
 }
 
+impl Address {
+    /// As [`Self::parse`] takes it.
+    pub fn option(&self) -> String {
+        match self {
+            Self::Loopback(address) => address.to_string(),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

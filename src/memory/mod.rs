@@ -11,7 +11,7 @@ use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
@@ -21,12 +21,16 @@ pub use choose::{Choice, Circumstances, choose};
 pub use fill::filled;
 pub use pool::Pool;
 
+use crate::error::{Error, Result};
+use crate::keeper::{Keeper, Kept, KeptHere};
 use crate::overlay::{PAGE, State};
 
 /// A private view that is its own file.
 pub struct MemoryView {
     pub file: File,
     owner: Mutex<Owner>,
+    /// It has no path: a successor finds it by what the keeper keeps.
+    _kept: KeptHere,
     /// Whatever the one who serves it wants to keep exactly as long.
     pub attachment: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -39,9 +43,22 @@ pub struct Owner {
 }
 
 impl MemoryView {
-    pub fn new(file: File, uid: u32, gid: u32) -> Self {
+    pub fn new(file: File, node: u64, uid: u32, gid: u32, keeper: &Arc<Keeper>) -> Self {
+        let kept = KeptHere::new(keeper, key(node), &file);
+        Self::with(file, kept, uid, gid)
+    }
+
+    /// The view that an earlier daemon had at `node`. Its mode is that of a new one again.
+    pub fn again(node: u64, uid: u32, gid: u32, keeper: &Arc<Keeper>, kept: &mut Kept) -> Result<Self> {
+        let key = key(node);
+        let gone = || Error::Stale(format!("node {node}: its memory was not kept"));
+        let file = File::from(kept.remove(&key).ok_or_else(gone)?);
+        Ok(Self::with(file, KeptHere::again(keeper, key), uid, gid))
+    }
+
+    fn with(file: File, kept: KeptHere, uid: u32, gid: u32) -> Self {
         let owner = Mutex::new(Owner { uid, gid, mode: 0o600 });
-        Self { file, owner, attachment: OnceLock::new() }
+        Self { file, owner, _kept: kept, attachment: OnceLock::new() }
     }
 
     pub fn owner(&self) -> Owner {
@@ -92,6 +109,10 @@ impl MemoryView {
         runs.retain(|(_, count, _)| *count > 0);
         Ok(runs)
     }
+}
+
+fn key(node: u64) -> String {
+    format!("memory:{node}")
 }
 
 /// Memory that could be had without swapping, in bytes (proc_meminfo(5), MemAvailable).

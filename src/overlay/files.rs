@@ -188,6 +188,18 @@ pub fn remove(directory: &Path, key: &str) -> io::Result<()> {
     std::fs::remove_file(&data).or_else(ignore_missing)
 }
 
+/// Gives a view's files another key, where there is none of that key yet: it can be done again
+/// after a kill at any instant.
+pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
+    let ((from_data, from_map), (to_data, to_map)) = (paths(directory, from), paths(directory, to));
+    for (from, to) in [(from_map, to_map), (from_data, to_data)] {
+        if !to.try_exists()? {
+            std::fs::rename(from, to).or_else(ignore_missing)?;
+        }
+    }
+    Ok(())
+}
+
 fn ignore_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }

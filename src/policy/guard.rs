@@ -33,6 +33,11 @@ impl Guard {
         Ok(Self { operators, policies })
     }
 
+    /// Refuses whatever is new, until a reload.
+    pub fn closed(operators: Option<PathBuf>) -> Self {
+        Self { operators, policies: RwLock::new(Arc::new(vec![Policy::closed()])) }
+    }
+
     /// Takes the files as they are now; where one cannot be used all stays as it was. What is open
     /// stays open.
     pub fn reload(&self, store: &dyn Store) -> Result<()> {

@@ -48,6 +48,16 @@ impl DirectoryStore {
         Ok(Self { path: path.to_owned(), root, writable_root })
     }
 
+    /// The same store as another process had it open, wherever its path leads by now.
+    pub fn adopt(path: &Path, [root, writable_root]: [OwnedFd; 2]) -> Self {
+        Self { path: path.to_owned(), root, writable_root }
+    }
+
+    /// What [`Self::adopt`] needs.
+    pub fn roots(&self) -> [BorrowedFd<'_>; 2] {
+        [self.root.as_fd(), self.writable_root.as_fd()]
+    }
+
     fn shown(&self, path: &Path) -> String {
         printable(self.path.join(path).as_os_str().as_bytes())
     }
@@ -169,6 +179,15 @@ impl Store for DirectoryStore {
         }
     }
 
+    fn adopt(&self, file: File, pinned: &Identity) -> Arc<dyn Template> {
+        Arc::new(TemplateFile { file, identity: pinned.clone() })
+    }
+
+    fn metadata(&self, file: BorrowedFd<'_>) -> Result<Metadata> {
+        let look = || Ok(metadata(&stat_fd(file)?, acl(file)?));
+        look().map_err(|e: io::Error| Error::io(self.shown(Path::new("")), e))
+    }
+
     fn open_for_authoring(&self, path: &Path, expected: &Identity) -> Result<File> {
         let located = self.locate_expected(&self.writable_root, path, expected)?;
         reopen(&located, OFlags::RDWR).map_err(|e| Error::io(self.shown(path), e))
@@ -271,8 +290,8 @@ fn metadata(stat: &Statx, acl: Option<Vec<u8>>) -> Metadata {
 }
 
 /// getxattr(2) through /proc, since it takes no O_PATH descriptor.
-fn acl(fd: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+fn acl(fd: impl AsFd) -> io::Result<Option<Vec<u8>>> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     let mut value = vec![0; 1024];
     loop {
         match rustix::fs::getxattr(&path, c"system.posix_acl_access", &mut value) {

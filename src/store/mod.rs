@@ -90,6 +90,12 @@ pub trait Store: Send + Sync {
     /// The store's own policy (policy/), where it has one.
     fn policy(&self) -> Result<Option<File>>;
 
+    /// A template that an earlier daemon had pinned, by its descriptor.
+    fn adopt(&self, file: File, pinned: &Identity) -> Arc<dyn Template>;
+
+    /// What an open template is now.
+    fn metadata(&self, file: BorrowedFd<'_>) -> Result<Metadata>;
+
     /// Opens the template itself for reading and writing.
     fn open_for_authoring(&self, path: &Path, expected: &Identity) -> Result<File>;
 }

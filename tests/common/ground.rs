@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::files::{SOON, templatefs};
 use super::limit::{Registered, on_expiry, poll};
-use super::mounted::{is_mounted, is_root};
+use super::mounted::{is_mounted, is_root, process_of};
 
 /// Directories for a daemon in the background, which is ended with this value.
 pub struct Ground {
@@ -42,8 +42,20 @@ impl Ground {
         templatefs(arguments)
     }
 
+    /// The process that holds the mount.
     pub fn daemon(&self) -> Pid {
-        daemon_of(self.directory.path()).expect("mount.json of a daemon")
+        process_of(&self.at("state"), "pid").expect("mount.json of a daemon")
+    }
+
+    /// The one that serves it.
+    pub fn serving(&self) -> Pid {
+        process_of(&self.at("state"), "serving_pid").expect("mount.json of a daemon")
+    }
+
+    /// Ends both, the one that would start the other first.
+    pub fn kill(&self) {
+        let processes = [self.daemon(), self.serving()];
+        processes.iter().for_each(|process| kill_process(*process, Signal::KILL).unwrap());
     }
 
     pub fn wait_for_the_daemons_end(&self) {
@@ -67,12 +79,6 @@ fn is_zombie(pid: Pid) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
-fn daemon_of(ground: &Path) -> Option<Pid> {
-    let text = fs::read(ground.join("state/mount.json")).ok()?;
-    let json: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    Pid::from_raw(json["pid"].as_i64()? as i32)
-}
-
 /// The daemon has this directory in its arguments: a number that was given to another process is let be.
 fn end_daemon(ground: &Path) {
     for name in ["mnt", "mnt2"] {
@@ -81,9 +87,11 @@ fn end_daemon(ground: &Path) {
             let _ = Command::new(tool.0).arg(tool.1).arg(ground.join(name)).status();
         }
     }
-    let Some(pid) = daemon_of(ground) else { return };
-    let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
-    if String::from_utf8_lossy(&arguments).contains(&*ground.to_string_lossy()) {
-        let _ = kill_process(pid, Signal::KILL);
+    for field in ["pid", "serving_pid"] {
+        let Some(pid) = process_of(&ground.join("state"), field) else { continue };
+        let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+        if String::from_utf8_lossy(&arguments).contains(&*ground.to_string_lossy()) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }

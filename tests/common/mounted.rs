@@ -130,6 +130,13 @@ impl Mounted {
         assert!(found.is_some(), "no {text:?} in the log:\n{}", self.log());
     }
 
+    /// The process that serves, for the one that holds the mount.
+    pub fn serving(&self) -> Pid {
+        poll(PATIENCE, || process_of(&self.state, "serving_pid"))
+            .expect("mount.json of a mount that is served")
+    }
+
+    /// The process that holds the mount; the other one ends with it here.
     pub fn daemon(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().expect("a running daemon"))
     }
@@ -216,6 +223,12 @@ impl Drop for Mounted {
             }
         }
     }
+}
+
+/// A process that mount.json in this state directory names.
+pub fn process_of(state: &Path, field: &str) -> Option<Pid> {
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(state.join("mount.json")).ok()?).ok()?;
+    Pid::from_raw(json[field].as_i64()? as i32)
 }
 
 /// The program under test, where every user may run it.

@@ -1,0 +1,146 @@
+//! Keeps the ledger in a journal, where a successor finds it.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use parking_lot::Mutex;
+
+use super::ledger::{Entry, Ledger, RESENT};
+use crate::error::Result;
+use crate::journal::Journal;
+
+/// One without a journal records nothing: this mount has no successor.
+#[derive(Default)]
+pub struct Recorder(Option<Mutex<Recording>>);
+
+struct Recording {
+    journal: Journal,
+    ledger: Ledger,
+    /// How long the journal was when it held nothing superfluous.
+    compact: u64,
+}
+
+/// A journal is rewritten when it is several times as long as it need be, and at least this long.
+const WORTH_REWRITING: u64 = 1 << 20;
+
+impl Recorder {
+    /// Starts the records of a new mount.
+    pub fn create(path: &Path) -> Result<Self> {
+        let journal = Journal::create(path)?;
+        Ok(Self::new(journal, Ledger::default()))
+    }
+
+    /// Goes on with the records of a mount whose process died.
+    pub fn take_over(path: &Path) -> Result<Self> {
+        let recorder = Self::open(path)?;
+        recorder.record(Entry::Takeovers { count: recorder.read(|ledger| ledger.takeovers) + 1 })?;
+        Ok(recorder)
+    }
+
+    /// What cannot be read is reported and left out.
+    fn open(path: &Path) -> Result<Self> {
+        let (journal, replay) = Journal::open(path)?;
+        let mut ledger = Ledger::default();
+        let report = |what: String| log::error!("{}: {what}; what it told is lost", path.display());
+        replay.damaged.iter().for_each(|at| report(format!("the journal is damaged at byte {at}")));
+        for body in &replay.bodies {
+            match serde_json::from_slice(body) {
+                Ok(entry) => ledger.apply(entry),
+                Err(e) => report(format!("the journal holds an entry of another kind ({e})")),
+            }
+        }
+        Ok(Self::new(journal, ledger))
+    }
+
+    fn new(journal: Journal, ledger: Ledger) -> Self {
+        let compact = journal.len();
+        Self(Some(Mutex::new(Recording { journal, ledger, compact })))
+    }
+
+    /// Once this returns the entry outlives this process.
+    pub fn record(&self, entry: Entry) -> Result<()> {
+        let Some(recording) = &self.0 else { return Ok(()) };
+        let body = encoded(&entry);
+        let mut recording = recording.lock();
+        recording.journal.append(&body)?;
+        recording.ledger.apply(entry);
+        recording.compact_if_worth_it();
+        Ok(())
+    }
+
+    /// For what has happened already: the successor will know too much, which costs memory only.
+    pub fn record_past(&self, entry: Entry) {
+        if let Err(error) = self.record(entry) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Was this request done by a daemon that died before it could answer?
+    pub fn has_discarded(&self, request: u64) -> bool {
+        request & RESENT != 0 && self.read(|ledger| ledger.discarded.contains(&(request & !RESENT)))
+    }
+
+    pub fn read<T: Default>(&self, what: impl FnOnce(&Ledger) -> T) -> T {
+        self.0.as_ref().map_or_else(T::default, |recording| what(&recording.lock().ledger))
+    }
+
+    /// Nodes whose views are open.
+    pub fn open_nodes(&self) -> HashSet<u64> {
+        self.read(|ledger| ledger.open.values().map(|file| file.node).collect())
+    }
+}
+
+impl Recording {
+    fn compact_if_worth_it(&mut self) {
+        if self.journal.len() < WORTH_REWRITING.max(4 * self.compact) {
+            return;
+        }
+        let bodies: Vec<Vec<u8>> = self.ledger.entries().iter().map(encoded).collect();
+        match self.journal.rewrite(&bodies) {
+            Ok(()) => self.compact = self.journal.len(),
+            // It goes on growing, and is tried again later.
+            Err(error) => {
+                log::warn!("{error}");
+                self.compact = self.journal.len();
+            }
+        }
+    }
+}
+
+fn encoded(entry: &Entry) -> Vec<u8> {
+    // Numbers, bytes and labels: there is nothing in an entry that JSON could refuse.
+    serde_json::to_vec(entry).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_grows_is_rewritten_and_says_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let recorder = Recorder::create(&path).unwrap();
+        recorder.record(Entry::Directory { node: 64, path: "kept".into() }).unwrap();
+        let mut longest = 0;
+        for node in 65..13_000 {
+            recorder.record(Entry::Directory { node, path: "gone".into() }).unwrap();
+            recorder.record(Entry::Forgotten { node }).unwrap();
+            longest = longest.max(std::fs::metadata(&path).unwrap().len());
+        }
+        assert!(longest < 2 * WORTH_REWRITING, "{longest}");
+        drop(recorder);
+        let again = Recorder::open(&path).unwrap();
+        assert_eq!(again.read(|ledger| ledger.directories.len()), 1);
+    }
+
+    #[test]
+    fn a_request_counts_as_done_only_when_it_is_sent_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        Recorder::create(&path).unwrap().record(Entry::Discarded { request: 6 }).unwrap();
+        let again = Recorder::open(&path).unwrap();
+        assert!(again.has_discarded(6 | RESENT));
+        assert!(!again.has_discarded(6) && !again.has_discarded(8 | RESENT));
+    }
+}

@@ -1,0 +1,207 @@
+//! A successor takes over what the ledger tells of a dead daemon's open files.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::Engine;
+use super::ledger::{OpenFile, RESENT, Source};
+use super::nodes::{Content, PrivateRef, TemplateRef, What};
+use super::open::{Handle, HandleId, Opened, Plane, ReadOnly};
+use crate::error::{Error, Result};
+use crate::keeper::Kept;
+use crate::memory::MemoryView;
+use crate::pins::Pinned;
+use crate::store::{Found, Metadata};
+
+/// What was taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovered {
+    pub directories: usize,
+    pub files: usize,
+    /// Nodes that could not be taken over; the log says why.
+    pub set_aside: usize,
+}
+
+impl Engine {
+    /// Before the first request. What cannot be taken over is reported and left alone; whoever has it
+    /// open gets errors, and all others are served. `passed` is told of each content that the
+    /// kernel moves by itself, and under which name.
+    pub fn recover(&self, mut kept: Kept, passed: impl Fn(&Content, u32)) -> Recovered {
+        let (directories, looked_up, files) = self
+            .recorder
+            .read(|ledger| (ledger.directories.clone(), ledger.looked_up.clone(), ledger.open.clone()));
+        let mut recovered = Recovered::default();
+        for (id, path) in directories {
+            self.nodes.restore(id, What::Directory { path }, None);
+            recovered.directories += 1;
+        }
+        let mut by_node = std::collections::BTreeMap::<u64, Vec<OpenFile>>::new();
+        for file in files.into_values() {
+            by_node.entry(file.node).or_default().push(file);
+        }
+        for (id, files) in by_node {
+            match self.recover_node(&files, &mut kept, &passed) {
+                Ok(()) => recovered.files += files.len(),
+                Err(error) => {
+                    log::error!("node {id} is set aside, and its users get errors: {error}");
+                    recovered.set_aside += 1;
+                }
+            }
+        }
+        for (id, what) in looked_up {
+            if self.nodes.get(id).is_none() {
+                self.look_up_again(id, what);
+            }
+        }
+        self.pins.forget_rest(kept);
+        recovered
+    }
+
+    /// One that is not what it was any more is left out: it gets ESTALE, as it would have.
+    fn look_up_again(&self, id: u64, what: What) {
+        let template = match &what {
+            What::Rom { template, .. } | What::Template { template } => template,
+            What::Private(private) => &private.template,
+            What::Directory { .. } | What::Leftover { .. } => return,
+        };
+        if let Ok(metadata) = self.find_unchanged(template) {
+            self.nodes.restore(id, what, Some(metadata));
+        }
+    }
+
+    fn recover_node(
+        &self,
+        files: &[OpenFile],
+        kept: &mut Kept,
+        passed: &impl Fn(&Content, u32),
+    ) -> Result<()> {
+        let Some(first) = files.first() else { return Ok(()) };
+        let (content, metadata) = self.content_again(first, kept)?;
+        if let Some(backing) = first.backing {
+            passed(&content, backing);
+        }
+        let node = self.nodes.restore(first.node, first.what.clone(), Some(metadata));
+        if self.recorder.read(|ledger| ledger.retired.contains_key(&node.id)) {
+            self.nodes.hide(&node);
+        }
+        {
+            let mut state = node.state.lock();
+            state.opens = files.len() as u64;
+            state.content = Some(content.clone());
+        }
+        for file in files {
+            let handle = Handle {
+                node: node.clone(),
+                content: content.clone(),
+                access: file.access,
+                backing: file.backing,
+                opener: file.opener.clone(),
+                inspection: file.inspection,
+            };
+            self.handles.insert(file.handle, Arc::new(handle));
+            self.unanswered.insert(file.request, file.handle);
+        }
+        Ok(())
+    }
+
+    fn content_again(&self, file: &OpenFile, kept: &mut Kept) -> Result<(Content, Metadata)> {
+        let (template, private) = match &file.what {
+            What::Rom { template, .. } | What::Template { template } => (template, None),
+            What::Private(private) => (&private.template, Some(private)),
+            What::Directory { .. } | What::Leftover { .. } => {
+                return Err(Error::Stale("the journal says that it is open, which it cannot be".into()));
+            }
+        };
+        let store = self.store.as_ref();
+        if file.source == Source::Authored {
+            let authored = self.pins.author_again(store, &template.path, &template.identity, kept)?;
+            let metadata = store.metadata(authored.file.as_fd())?;
+            return Ok((Content::Authored(authored), metadata));
+        }
+        let pinned = self.pins.pin_again(store, &template.path, &template.identity, kept)?;
+        let metadata = match pinned.template().readable() {
+            Some(file) => store.metadata(file)?,
+            None => self.metadata_by_path(template)?,
+        };
+        let content = match (file.source, private) {
+            (Source::Memory, Some(private)) => Content::Memory(Arc::new(MemoryView::again(
+                file.node,
+                private.uid,
+                private.gid,
+                &self.keeper,
+                kept,
+            )?)),
+            (Source::View, Some(private)) => Content::View(self.view_again(file.node, private, &pinned)?),
+            _ => Content::Template(pinned),
+        };
+        Ok((content, metadata))
+    }
+
+    fn metadata_by_path(&self, template: &TemplateRef) -> Result<Metadata> {
+        match self.store.find(&template.path)? {
+            Found::Template(metadata, _) => Ok(metadata),
+            Found::Directory(_) => {
+                Err(Error::Stale(format!("{}: it became a directory", template.path.display())))
+            }
+        }
+    }
+
+    fn view_again(
+        &self,
+        node: u64,
+        private: &PrivateRef,
+        pinned: &Arc<Pinned>,
+    ) -> Result<Arc<crate::views::View>> {
+        let retired = self.recorder.read(|ledger| ledger.retired.contains_key(&node));
+        match &private.view {
+            Some(name) if !retired => {
+                let gone = || Error::NotFound(format!("view {name}: its files are gone"));
+                let known = self.views.find(name)?.ok_or_else(gone)?;
+                let fits = |record: &_| Self::check_fits(name, record, &private.template);
+                self.views.open_named(name, node, pinned, fits, || known.record)
+            }
+            name => self.views.reopen_unnamed(node, pinned, name.is_some()),
+        }
+    }
+
+    /// What an OPEN that is sent again has opened already.
+    pub(super) fn opened_before(&self, request: u64) -> Result<Option<Opened>> {
+        if request & RESENT == 0 {
+            return Ok(None);
+        }
+        let Some((_, handle)) = self.unanswered.remove(&(request & !RESENT)) else { return Ok(None) };
+        let open = self.handle(handle)?;
+        let plane = match &open.content {
+            Content::Template(pinned) => Plane::Template(ReadOnly::new(pinned.clone(), open.access)?),
+            Content::View(_) => Plane::Cached { keep: true },
+            Content::Memory(view) => Plane::Memory(view.clone()),
+            Content::Authored(_) => Plane::Cached { keep: false },
+        };
+        Ok(Some(Opened { handle, plane, backing: open.backing }))
+    }
+}
+
+impl Handle {
+    pub(super) fn recorded(&self, handle: HandleId, request: u64) -> OpenFile {
+        let source = match &self.content {
+            Content::Template(_) => Source::Template,
+            Content::View(_) => Source::View,
+            Content::Authored(_) => Source::Authored,
+            Content::Memory(_) => Source::Memory,
+        };
+        OpenFile {
+            handle,
+            node: self.node.id,
+            request: request & !RESENT,
+            what: self.node.what.clone(),
+            source,
+            backing: self.backing,
+            access: self.access,
+            opener: self.opener.clone(),
+            inspection: self.inspection,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

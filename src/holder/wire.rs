@@ -1,0 +1,125 @@
+//! What the holder and the process that serves say to each other over a SEQPACKET socket, one
+//! message a packet:
+//!
+//! ```text
+//! serving -> holder   'K' KEY + descriptor   keep this under KEY
+//!                     'F' KEY                let go of it
+//!                     'L'                    list what is kept
+//!                     'R'                    the mount answers
+//! holder -> serving   'K' KEY + descriptor   for each that is kept, then
+//!                     'E'                    that was all
+//! ```
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+
+#[derive(Debug)]
+pub enum Message {
+    Keep(String, OwnedFd),
+    Forget(String),
+    List,
+    Ready,
+    End,
+}
+
+/// A longer key is no key.
+pub const MAX_KEY: usize = 255;
+
+pub fn send(socket: impl AsFd, kind: u8, key: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    if key.len() > MAX_KEY {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the key is too long"));
+    }
+    let parts = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(key.as_bytes())];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<BorrowedFd> = descriptor.into_iter().collect();
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    loop {
+        match sendmsg(&socket, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// None where the other side is gone. A message that is none is an error.
+pub fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
+    let mut bytes = [0; MAX_KEY + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let length = loop {
+        let received =
+            recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+        match received {
+            Ok(message) => break message.bytes,
+            Err(rustix::io::Errno::INTR) => {}
+            // What it had not read yet was thrown away with it.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+    };
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    let descriptor = descriptors.flatten().next();
+    let Some((kind, key)) = bytes[..length].split_first() else { return Ok(None) };
+    let key = String::from_utf8_lossy(key).into_owned();
+    match (kind, descriptor) {
+        (b'K', Some(descriptor)) => Ok(Some(Message::Keep(key, descriptor))),
+        (b'F', None) => Ok(Some(Message::Forget(key))),
+        (b'L', None) => Ok(Some(Message::List)),
+        (b'R', None) => Ok(Some(Message::Ready)),
+        (b'E', None) => Ok(Some(Message::End)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no message of templatefs")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_arrives_with_its_key_also_after_its_sender_is_gone() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"kept").unwrap();
+        send(&theirs, b'K', "a key", Some(file.as_fd())).unwrap();
+        send(&theirs, b'F', "another", None).unwrap();
+        assert!(send(&theirs, b'K', &"k".repeat(MAX_KEY + 1), Some(file.as_fd())).is_err());
+        drop((theirs, file));
+        let Some(Message::Keep(key, descriptor)) = receive(&ours).unwrap() else { panic!() };
+        assert_eq!(key, "a key");
+        let mut content = String::new();
+        let mut file = std::fs::File::from(descriptor);
+        file.rewind().unwrap();
+        file.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "kept");
+        assert!(matches!(receive(&ours), Ok(Some(Message::Forget(key))) if key == "another"));
+        assert!(matches!(receive(&ours), Ok(None)));
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        for kind in [b'K', b'x', 0] {
+            send(&theirs, kind, "key", None).unwrap();
+            assert!(receive(&ours).is_err(), "{kind}");
+        }
+    }
+}

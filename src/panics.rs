@@ -1,0 +1,72 @@
+//! What a panic costs: the request that it met gets EIO, since its reply is dropped; and because
+//! nothing is believed of what it left in memory, and its event loop is gone, the whole process is
+//! replaced by a successor, which starts from what is on record.
+
+use std::cell::RefCell;
+use std::panic;
+use std::sync::Arc;
+use std::thread;
+
+/// How the session library names its event loops.
+const EVENT_LOOP: &str = "fuser-";
+
+struct Lost(Arc<dyn Fn() + Send + Sync>);
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+thread_local! {
+    /// Dropped at the end of a thread, when its panic has dropped the reply.
+    static LOST: RefCell<Option<Lost>> = const { RefCell::new(None) };
+}
+
+/// Panics are logged from now on; `lost` is called once one has ended an event loop.
+pub fn watch(lost: impl Fn() + Send + Sync + 'static) {
+    let lost: Arc<dyn Fn() + Send + Sync> = Arc::new(lost);
+    panic::set_hook(Box::new(move |info| {
+        let current = thread::current();
+        let name = current.name().unwrap_or("?");
+        log::error!("a defect of templatefs, please report it: thread {name}: {info}");
+        if name.starts_with(EVENT_LOOP) {
+            let _ = LOST.try_with(|slot| *slot.borrow_mut() = Some(Lost(lost.clone())));
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// A handler's panic went unnoticed: its reply was sent, and its event loop was gone.
+    #[test]
+    fn a_lost_event_loop_is_noticed_after_its_reply_and_other_threads_are_not() {
+        struct Reply(std::sync::mpsc::Sender<&'static str>);
+        impl Drop for Reply {
+            fn drop(&mut self) {
+                let _ = self.0.send("reply");
+            }
+        }
+        let (sender, said) = channel();
+        let lost = Mutex::new(sender.clone());
+        watch(move || drop(lost.lock().map(|sender| sender.send("lost"))));
+        let run = |name: &str, defect: bool| {
+            let reply = Reply(sender.clone());
+            let handler = move || {
+                let _reply = reply;
+                assert!(!defect, "a defect");
+            };
+            let _ = thread::Builder::new().name(name.into()).spawn(handler).unwrap().join();
+        };
+        run("fuser-0", false);
+        run("errand", true);
+        run("fuser-1", true);
+        let _ = panic::take_hook();
+        assert_eq!(said.try_iter().collect::<Vec<_>>(), ["reply", "reply", "reply", "lost"]);
+    }
+}
