@@ -98,7 +98,7 @@ fn look(size: u64, pages: usize) -> ([Figures; 2], Option<Calls>) {
     let shared = Mapping::shared(&shared).unwrap();
     store(&shared, pages);
     shared.sync_all().unwrap();
-    let traced = Traced::start(mounted.daemon(), mounted.state.parent().unwrap().join("strace"));
+    let traced = Traced::start(mounted.serving(), mounted.state.parent().unwrap().join("strace"));
     let views = views(&mounted);
     let figures = ["template", "overlay"].map(|backing| {
         let view = views.iter().find(|view| view.backing == backing).expect(backing);

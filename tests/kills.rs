@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use common::child;
 use common::clones::digest;
-use common::files::{open_ro, opened, wait_for_no_view_files};
+use common::files::{open_ro, open_rw, opened, wait_for_no_view_files};
 use common::limit::limit;
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user};
@@ -29,6 +29,8 @@ use common::random::{Random, pattern};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 512;
+
+const MEMORY: &str = "t?rom=off&backing=memory";
 
 const SEED: &str = "TEMPLATEFS_SEED";
 const KILLS: &str = "TEMPLATEFS_KILLS";
@@ -60,6 +62,7 @@ fn child() {
     let mut random = Random::new(number(SEED, 0) ^ u64::from(std::process::id()));
     let told = until_told();
     let mut user: Box<dyn FnMut(&mut Random)> = match what.as_str() {
+        "memory" => mapped(&path.join(MEMORY)),
         "mapped" => mapped(&path.join("t?rom=off")),
         "named" => mapped(&path.join("t?rom=off&view=mapped")),
         "written" => written(&path.join("t?rom=off&view=written")),
@@ -211,22 +214,32 @@ fn nothing_is_lost_however_often_the_serving_process_is_killed() {
     let mounted = Mounted::start(Options::default());
     let before = digest(&mounted.template("t", &template()));
     fs::read(mounted.path("t")).unwrap();
-    let users = ["mapped", "mapped", "named", "written", "rom", "opens"];
-    let mut users = users.map(|what| {
+    let mut users = vec!["mapped", "mapped", "named", "written", "rom", "opens"];
+    match open_rw(mounted.path(MEMORY)) {
+        Ok(_) => users.push("memory"),
+        Err(error) => println!("no view in memory here: {error}"),
+    }
+    let start = |what| {
         let mut command = child::command(what, &mounted.mountpoint);
         (what, command.env(SEED, seed.to_string()).stdin(Stdio::piped()).spawn().unwrap())
-    });
+    };
+    let mut users: Vec<_> = users.into_iter().map(start).collect();
     let mut random = Random::new(seed);
-    for done in 0..kills {
+    let mut killed = Vec::new();
+    while (killed.len() as u64) < kills {
         // Most live long enough to work; some die while they take over.
         let lives = if random.one_in(4) { random.below(40) } else { 200 + random.below(200) };
         thread::sleep(Duration::from_millis(lives));
-        if let Some(serving) = newest(&mounted) {
-            let _ = kill_process(serving, Signal::KILL);
+        match newest(&mounted) {
+            Some(serving) if killed.last() != Some(&serving) => {
+                kill_process(serving, Signal::KILL).unwrap();
+                killed.push(serving);
+            }
+            _ => continue,
         }
         for (what, user) in &mut users {
             if let Some(status) = user.try_wait().unwrap() {
-                panic!("{what} ended after {done} kills: {status}");
+                panic!("{what} ended after {} kills: {status}", killed.len());
             }
         }
     }

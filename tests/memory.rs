@@ -41,7 +41,7 @@ fn mounted(arguments: &[&'static str]) -> Option<(Mounted, Vec<u8>)> {
 
 /// How many views in memory, and copies that wait for one, the daemon holds open.
 fn copies(mounted: &Mounted) -> usize {
-    let fds = fs::read_dir(format!("/proc/{}/fd", mounted.daemon().as_raw_nonzero())).unwrap();
+    let fds = fs::read_dir(format!("/proc/{}/fd", mounted.serving().as_raw_nonzero())).unwrap();
     let links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
     links.filter(|link| link.to_string_lossy().contains("templatefs-view")).count()
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use common::files::{assert_refused, bytes_at, open_ro, open_rw, opened, tree, wait_for_no_view_files};
+use common::files::{
+    assert_refused, bytes_at, open_ro, open_rw, opened, reopened, tree, wait_for_no_view_files,
+};
 use common::ground::Ground;
 use common::limit::{limit, poll};
 use common::maps::Mapping;
@@ -276,4 +278,36 @@ fn while_no_successor_can_read_the_journal_the_users_wait() {
     version(1);
     assert_eq!(bytes_at(&file, 0, 4).unwrap(), b"kept");
     assert_eq!(bytes_at(&file, PAGE as u64, PAGE).unwrap(), content[PAGE..2 * PAGE]);
+}
+
+/// It has no path, and nobody but the dead process knew its memory.
+#[test]
+fn a_view_in_memory_goes_on_and_is_gone_after_its_last_close() {
+    let _limit = limit(Duration::from_secs(60));
+    let (mounted, content) = Mounted::with_data(64 * PAGE);
+    let file = match open_rw(mounted.path("t?rom=off&backing=memory")) {
+        Ok(file) => file,
+        Err(error) => return println!("skipped: no view in memory here: {error}"),
+    };
+    let memory = Mapping::shared(&file).unwrap();
+    memory.write(PAGE, b"mine");
+    let kept = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", mounted.daemon().as_raw_pid())).unwrap();
+        open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+            .filter(|to| to.ends_with("memfd:templatefs-view (deleted)"))
+            .count()
+    };
+    assert_eq!(kept(), 1);
+    for round in 0..2 {
+        kill(&mounted);
+        let again = reopened(&file, true).unwrap();
+        assert_eq!(bytes_at(&again, PAGE as u64, 4).unwrap(), b"mine");
+        again.write_all_at(b"more", round * 8).unwrap();
+        assert_eq!(memory.read(round as usize * 8, 4), b"more");
+        assert_eq!(memory.read(2 * PAGE, PAGE), content[2 * PAGE..3 * PAGE]);
+        let shown = views(&mounted);
+        assert_eq!(shown.iter().map(|view| view.backing.as_str()).collect::<Vec<_>>(), ["memory"]);
+    }
+    drop((file, memory));
+    assert!(poll(SOON, || (kept() == 0).then_some(())).is_some(), "its memory is given back");
 }
