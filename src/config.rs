@@ -100,6 +100,7 @@ impl MountConfig {
             ("--log-level", Some(level.into())),
             ("--log-file", self.log_file.clone().map(OsString::from)),
             ("--state-dir", self.state_dir.clone().map(OsString::from)),
+            ("--policy", self.policy.clone().map(OsString::from)),
             ("--backing", Some(self.backing.as_str().into())),
             ("--pool", Some(self.pool.to_string().into())),
             ("--read-ahead", self.read_ahead.map(|bytes| (bytes / 1024).to_string().into())),
@@ -302,7 +303,7 @@ mod tests {
     #[test]
     fn the_serving_process_is_told_the_same() {
         let all = "rw,allow_other,allow_template_writes,foreground,nonempty,threads=3,log_level=debug,log_file=/l,\
-                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,read_ahead=512";
+                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,read_ahead=512,policy=/p";
         for words in [&[][..], &["-o", all], &["-o", "metrics_listen=unix:/m"]] {
             let config = config(words).unwrap();
             let mut args = vec![OsString::from("templatefs"), "mount".into()];

@@ -183,3 +183,25 @@ fn a_view_grows_as_far_as_a_rule_lets_it() {
         view.set_len(5).unwrap();
     }
 }
+
+/// A successor that took a broken policy for none would open what the policy closed; one that would
+/// not start for it would leave the guests waiting.
+#[test]
+fn a_takeover_with_a_broken_policy_goes_on_and_opens_nothing_new() {
+    let _limit = limit(Duration::from_secs(60));
+    let mounted = mounted("", &[]);
+    let view = open_rw(mounted.path("ram?rom=off")).unwrap();
+    view.write_all_at(b"kept", 0).unwrap();
+    write(&mounted, "no policy");
+    let serving = mounted.serving();
+    kill_process(serving, Signal::KILL).unwrap();
+    mounted.wait_for_log("nothing new can be opened until the policies are read again");
+    view.write_all_at(b"goes on", 4096).unwrap();
+    assert_eq!(bytes_at(&view, 0, 4).unwrap(), b"kept");
+    assert_refused(open_rw(mounted.path("ram?rom=off")), Errno::ACCESS, "a new view");
+    write(&mounted, "");
+    let answers = poll(SOON, || (mounted.serving() != serving).then_some(()));
+    assert!(answers.is_some());
+    reload(&mounted, "the policies were read again");
+    open_rw(mounted.path("ram?rom=off")).unwrap();
+}
