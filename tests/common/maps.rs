@@ -61,6 +61,26 @@ impl Mapping {
         };
     }
 
+    /// The first word of a page, by one load and nothing else: for measurements.
+    pub fn load(&self, page: usize) -> u64 {
+        let range = self.checked(page * 4096, 8);
+        // SAFETY: as in `read`; a page's begin is aligned.
+        unsafe { self.0.as_ptr().add(range.start).cast::<u64>().read_volatile() }
+    }
+
+    /// As [`Self::load`], one store.
+    pub fn store(&self, page: usize, word: u64) {
+        let range = self.checked(page * 4096, 8);
+        // SAFETY: as in `write`; a page's begin is aligned.
+        unsafe { self.0.as_mut_ptr().add(range.start).cast::<u64>().write_volatile(word) };
+    }
+
+    /// Where it lies in this process.
+    pub fn addresses(&self) -> Range<u64> {
+        let begin = self.0.as_ptr() as u64;
+        begin..begin + self.0.len() as u64
+    }
+
     /// msync(MS_SYNC) of all of it.
     pub fn sync_all(&self) -> io::Result<()> {
         self.0.flush()
