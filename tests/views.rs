@@ -242,10 +242,14 @@ fn a_rom_view_shows_the_templates_owner_and_its_mode_less_all_write_bits() {
         if is_root() {
             chown(&template, Some(1234), Some(5678)).unwrap();
         }
-        let (seen, real) = (fs::metadata(mounted.path("t")).unwrap(), fs::metadata(&template).unwrap());
-        assert_eq!(seen.mode() & 0o7777, shown, "{mode:o}");
-        assert_eq!((seen.uid(), seen.gid(), seen.len()), (real.uid(), real.gid(), real.len()));
-        assert_eq!((seen.blocks(), seen.mtime_nsec()), (real.blocks(), real.mtime_nsec()));
+        let shows = || {
+            let (seen, real) = (fs::metadata(mounted.path("t")).unwrap(), fs::metadata(&template).unwrap());
+            let same = (seen.uid(), seen.gid(), seen.len()) == (real.uid(), real.gid(), real.len())
+                && (seen.blocks(), seen.mtime_nsec()) == (real.blocks(), real.mtime_nsec());
+            (same && seen.mode() & 0o7777 == shown).then_some(())
+        };
+        // The kernel remembers attributes for a second.
+        assert!(poll(SOON, shows).is_some(), "{mode:o}: {:?}", fs::metadata(mounted.path("t")));
     }
     let rom = mounted.path("t");
     assert_refused(fs::set_permissions(&rom, Permissions::from_mode(0o777)), Errno::ROFS, "chmod");

@@ -137,5 +137,6 @@ fn attributes(node: u64, is_directory: bool) -> Attributes {
         mtime: now,
         ctime: now,
         valid: Duration::ZERO,
+        entry_valid: Duration::ZERO,
     }
 }

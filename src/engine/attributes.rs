@@ -35,6 +35,8 @@ pub struct Attributes {
     pub ctime: SystemTime,
     /// How long the kernel may believe this.
     pub valid: Duration,
+    /// How long it may believe that an entry is this node.
+    pub entry_valid: Duration,
 }
 
 /// What setattr asks for.
@@ -48,7 +50,7 @@ pub struct Changes {
 }
 
 /// The store's files change rarely, and what decides is checked again at OPEN.
-const STORE_VALID: Duration = Duration::from_secs(1);
+pub(super) const STORE_VALID: Duration = Duration::from_secs(1);
 
 impl Engine {
     pub fn getattr(&self, caller: &Caller, id: u64) -> Result<Attributes> {
@@ -143,6 +145,7 @@ impl Engine {
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             valid: Duration::ZERO,
+            entry_valid: Duration::ZERO,
         };
         match self.views.find(view) {
             Ok(Some(Named { record, usage, mtime })) => {
@@ -284,6 +287,7 @@ fn of_template(node: u64, seen: &Metadata) -> Attributes {
         mtime: seen.mtime,
         ctime: seen.ctime,
         valid: STORE_VALID,
+        entry_valid: Duration::ZERO,
     }
 }
 

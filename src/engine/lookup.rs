@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::attributes::STORE_VALID;
 use super::ledger::{Entry, RESENT};
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
 use super::{Attributes, Engine};
@@ -27,7 +29,22 @@ pub struct DirectoryEntry {
 impl Engine {
     pub fn lookup(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Attributes> {
         let node = self.look_up_node(caller, parent, raw)?;
-        self.attributes_of(caller, &node).inspect_err(|_| self.forget(node.id, 1))
+        let attributes = self.attributes_of(caller, &node).inspect_err(|_| self.forget(node.id, 1))?;
+        Ok(Attributes { entry_valid: self.entry_valid(parent, &node), ..attributes })
+    }
+
+    /// A private view's entry is never believed: each path walk asks, and may get a node of its own. A
+    /// ROM view's and a directory's may be for a while: an OPEN of what is no longer there is
+    /// answered ESTALE, upon which the kernel asks. Not where an access list decides who may search
+    /// the directory: the kernel knows nothing of it.
+    fn entry_valid(&self, parent: u64, node: &Node) -> Duration {
+        let is_shared = matches!(node.what, What::Rom { .. } | What::Directory { .. });
+        let has_no_list =
+            |parent: Arc<Node>| parent.metadata.lock().as_ref().is_some_and(|seen| seen.acl.is_none());
+        match is_shared && self.nodes.get(parent).is_some_and(has_no_list) {
+            true => STORE_VALID,
+            false => Duration::ZERO,
+        }
     }
 
     fn look_up_node(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Arc<Node>> {

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use dashmap::DashMap;
 use fuser::{
@@ -30,9 +30,6 @@ use crate::error::Result;
 use crate::passthrough;
 use crate::takeover;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
-
-/// An entry is never believed: each path walk asks, and may get a node of its own.
-const ENTRY_VALID: Duration = Duration::ZERO;
 
 /// One WRITE, and the largest READ.
 const MAX_WRITE: u32 = 1 << 20;
@@ -156,7 +153,12 @@ impl Filesystem for Adapter {
             false => self.engine.lookup(&caller, parent, name),
         };
         let attributes = try_reply!(reply, "lookup", request, found);
-        reply.entry_with_ttls(&attributes.valid, &ENTRY_VALID, &file_attr(&attributes), Generation(0));
+        reply.entry_with_ttls(
+            &attributes.valid,
+            &attributes.entry_valid,
+            &file_attr(&attributes),
+            Generation(0),
+        );
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
