@@ -259,7 +259,20 @@ fn runnable_by_all(program: &Path) -> PathBuf {
     fs::set_permissions(&unfinished, Permissions::from_mode(0o755)).unwrap();
     let copy = directory.join(name);
     fs::rename(unfinished, &copy).unwrap();
+    remove_older(&copy);
     copy
+}
+
+/// Copies of what this test program was before it was built anew: NAME-HASH of cargo's, as this one.
+fn remove_older(copy: &Path) {
+    let stem = |path: &Path| path.file_name()?.to_str()?.rsplit_once('-').map(|(name, _)| name.to_owned());
+    let Some(own) = stem(copy) else { return };
+    for entry in fs::read_dir(copy.parent().unwrap()).unwrap().flatten() {
+        let path = entry.path();
+        if path != copy && stem(&path).as_ref() == Some(&own) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// The program that runs the tests, where every user may run it.
