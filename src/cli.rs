@@ -48,7 +48,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
                         foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
-                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, read_ahead=KIB and policy=FILE; a comma in a path is written `\\,` there. The usual words of \
+                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, read_ahead=KIB, policy=FILE, budget=SIZE, overcommit=RATIO and max_private=SIZE; a comma in a path is written `\\,` there. The usual words of \
                         fstab are accepted; ro, exec and what is unknown are errors.\n\n\
                         Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
 pub struct MountArgs {
@@ -101,6 +101,16 @@ pub struct MountArgs {
     /// and how much of it. Read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// What all private views together may come to own, such as 64GiB: an open for writing that cannot
+    /// be promised room for all of its pages fails with ENOSPC
+    #[arg(long, value_name = "SIZE")]
+    pub budget: Option<String>,
+    /// Promise so many times the budget, since few views write all of their pages (default 1)
+    #[arg(long, value_name = "RATIO")]
+    pub overcommit: Option<String>,
+    /// How large one private view may be, or become by write, fallocate and truncate
+    #[arg(long, value_name = "SIZE")]
+    pub max_private: Option<String>,
     /// Options as in fstab, separated by commas; may be repeated
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use log::LevelFilter;
 
 use crate::cli::MountArgs;
@@ -33,6 +34,12 @@ pub struct MountConfig {
     pub backing: Backing,
     /// 0 to 64.
     pub pool: usize,
+    /// In bytes, for all private views together, times how much more may be promised.
+    pub budget: Option<u64>,
+    /// In thousandths, at least 1,000.
+    pub overcommit: u64,
+    /// In bytes, for one private view.
+    pub max_private: Option<u64>,
     /// A policy beside the store's own.
     pub policy: Option<PathBuf>,
     /// Bytes; None: the kernel's default.
@@ -42,10 +49,23 @@ pub struct MountConfig {
 impl MountConfig {
     pub const MAX_THREADS: usize = 64;
     pub const MAX_POOL: usize = 64;
+    const THOUSANDTHS: u64 = 1000;
     pub const MAX_READ_AHEAD_KIB: u64 = 65536;
 
     pub fn options(&self) -> Options {
-        Options { allow_template_writes: self.allow_template_writes, backing: self.backing, pool: self.pool }
+        Options {
+            allow_template_writes: self.allow_template_writes,
+            backing: self.backing,
+            pool: self.pool,
+            budget: self.promised(),
+            max_private: self.max_private,
+        }
+    }
+
+    /// The budget with what may be promised beyond it.
+    fn promised(&self) -> Option<u64> {
+        let promised = u128::from(self.budget?) * u128::from(self.overcommit) / u128::from(Self::THOUSANDTHS);
+        Some(u64::try_from(promised).unwrap_or(u64::MAX))
     }
 
     /// Long options and `-o` mean the same and may be mixed; one that is given twice must say the
@@ -79,6 +99,9 @@ impl MountConfig {
             pool: given.pool.unwrap_or(0),
             read_ahead: given.read_ahead,
             policy: given.policy,
+            budget: given.budget,
+            overcommit: given.overcommit.unwrap_or(Self::THOUSANDTHS),
+            max_private: given.max_private,
         })
     }
 }
@@ -101,6 +124,9 @@ impl MountConfig {
             ("--log-file", self.log_file.clone().map(OsString::from)),
             ("--state-dir", self.state_dir.clone().map(OsString::from)),
             ("--policy", self.policy.clone().map(OsString::from)),
+            ("--budget", self.budget.map(|bytes| bytes.to_string().into())),
+            ("--overcommit", Some((self.overcommit as f64 / Self::THOUSANDTHS as f64).to_string().into())),
+            ("--max-private", self.max_private.map(|bytes| bytes.to_string().into())),
             ("--backing", Some(self.backing.as_str().into())),
             ("--pool", Some(self.pool.to_string().into())),
             ("--read-ahead", self.read_ahead.map(|bytes| (bytes / 1024).to_string().into())),
@@ -127,6 +153,9 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         path(&args.log_file).map(MountOption::LogFile),
         path(&args.state_dir).map(MountOption::StateDir),
         path(&args.policy).map(MountOption::Policy),
+        args.budget.clone().map(MountOption::Budget),
+        args.overcommit.clone().map(MountOption::Overcommit),
+        args.max_private.clone().map(MountOption::MaxPrivate),
         args.metrics_listen.clone().map(MountOption::MetricsListen),
         args.backing.clone().map(MountOption::Backing),
         args.pool.clone().map(MountOption::Pool),
@@ -151,6 +180,9 @@ struct Given {
     pool: Option<usize>,
     read_ahead: Option<u64>,
     policy: Option<PathBuf>,
+    budget: Option<u64>,
+    overcommit: Option<u64>,
+    max_private: Option<u64>,
 }
 
 impl Given {
@@ -167,6 +199,11 @@ impl Given {
             }
             MountOption::StateDir(path) => {
                 once(&mut self.state_dir, "state_dir", absolute("state_dir", Path::new(&path))?)?;
+            }
+            MountOption::Budget(text) => once(&mut self.budget, "budget", size("budget", &text)?)?,
+            MountOption::Overcommit(text) => once(&mut self.overcommit, "overcommit", ratio(&text)?)?,
+            MountOption::MaxPrivate(text) => {
+                once(&mut self.max_private, "max_private", size("max_private", &text)?)?;
             }
             MountOption::Policy(path) => {
                 once(&mut self.policy, "policy", absolute("policy", Path::new(&path))?)?;
@@ -212,6 +249,22 @@ fn pool(text: &str) -> Result<usize> {
     text.parse().ok().filter(|n| *n <= MountConfig::MAX_POOL).ok_or_else(|| {
         let text = printable(text.as_bytes());
         Error::Invalid(format!("pool={text}: it is a number from 0 to {}", MountConfig::MAX_POOL))
+    })
+}
+
+fn size(option: &str, text: &str) -> Result<u64> {
+    text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!("{option}={text}: it is a number of bytes, or as 64GiB"))
+    })
+}
+
+/// In thousandths.
+fn ratio(text: &str) -> Result<u64> {
+    let ratio = text.parse::<f64>().ok().filter(|ratio| (1.0..=1000.0).contains(ratio));
+    ratio.map(|ratio| (ratio * MountConfig::THOUSANDTHS as f64).round() as u64).ok_or_else(|| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!("overcommit={text}: it is a number from 1 to 1000, such as 1.5"))
     })
 }
 
@@ -303,7 +356,8 @@ mod tests {
     #[test]
     fn the_serving_process_is_told_the_same() {
         let all = "rw,allow_other,allow_template_writes,foreground,nonempty,threads=3,log_level=debug,log_file=/l,\
-                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,read_ahead=512,policy=/p";
+                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,read_ahead=512,policy=/p,budget=3GiB,\
+                   overcommit=1.5,max_private=1000";
         for words in [&[][..], &["-o", all], &["-o", "metrics_listen=unix:/m"]] {
             let config = config(words).unwrap();
             let mut args = vec![OsString::from("templatefs"), "mount".into()];

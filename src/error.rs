@@ -48,6 +48,9 @@ pub enum Error {
     NoAttribute(String),
     #[error("{0}")]
     TooLarge(String),
+    /// The mount's budget is spent.
+    #[error("{0}")]
+    NoRoom(String),
     /// A limit that the operator set.
     #[error("{0}")]
     Quota(String),
@@ -77,6 +80,7 @@ impl Error {
             Self::NoAttribute(_) => Errno::NODATA,
             Self::TooLarge(_) => Errno::FBIG,
             Self::Quota(_) => Errno::DQUOT,
+            Self::NoRoom(_) => Errno::NOSPC,
             Self::Io { source, .. } => io_errno(source),
         }
     }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admit;
 mod bdi;
+pub mod budget;
 mod caller;
 pub mod cli;
 pub mod commands;

@@ -254,6 +254,17 @@ impl Views {
         names.into_iter().filter_map(|name| Some((name.clone(), self.find(&name).ok()??))).collect()
     }
 
+    /// What views own that nobody has open, in bytes, those of `except` aside.
+    pub fn at_rest_bytes(&self, except: Option<&Label>) -> u64 {
+        let named = self.named.lock();
+        let others = named.iter().filter(|(name, _)| Some(*name) != except);
+        let owned = others.map(|(_, slot)| match slot {
+            Slot::AtRest(known) => known.usage.private_bytes,
+            Slot::Open(_) | Slot::Unusable(_) => 0,
+        });
+        owned.sum()
+    }
+
     pub fn directory(&self) -> &Path {
         &self.directory
     }

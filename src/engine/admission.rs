@@ -37,6 +37,9 @@ impl Engine {
         let size = template.identity.size;
         let path = &template.path;
         self.guard.check(&Wish { path, kind, uid: caller.uid, groups: &groups, size })?;
+        if kind.is_private() {
+            self.admit_size(path, size)?;
+        }
         match self.guard.max_views(path).filter(|_| kind.is_private()) {
             Some((limit, title)) => self.count_views(node, template, limit, &title).map(Some),
             None => Ok(None),
@@ -66,7 +69,8 @@ impl Engine {
 
     /// May a private view of this template become `size` bytes long?
     pub(super) fn admit_size(&self, path: &Path, size: u64) -> Result<()> {
-        match self.guard.max_size(path) {
+        let of_mount = self.options.max_private.map(|limit| (limit, "--max-private".to_owned()));
+        match self.guard.max_size(path).into_iter().chain(of_mount).min_by_key(|(limit, _)| *limit) {
             Some((limit, title)) if size > limit => Err(policy::too_large(path, size, limit, &title)),
             _ => Ok(()),
         }

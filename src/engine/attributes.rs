@@ -200,12 +200,16 @@ impl Engine {
         let content = node.state.lock().content.clone();
         if let Some(Content::Memory(memory)) = content {
             let io = |e| Error::io(format!("{shown}: truncate of a private view"), e);
-            changes.size.map_or(Ok(()), |size| memory.file.set_len(size)).map_err(io)?;
+            if let Some(size) = changes.size {
+                self.promise_growth(node, private, size)?;
+                memory.file.set_len(size).map_err(io)?;
+            }
             memory.change_owner(changes.uid, changes.gid, changes.mode);
             return Ok(());
         }
         let view = self.view_to_change(caller, node, private)?;
         if let Some(size) = changes.size {
+            self.promise_growth(node, private, size)?;
             view.overlay
                 .truncate(size)
                 .map_err(|e| Error::io(format!("{shown}: truncate of a private view"), e))?;

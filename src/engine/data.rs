@@ -110,7 +110,8 @@ impl Engine {
     fn admit_end(&self, node: &Node, view: &View, offset: u64, length: u64) -> Result<()> {
         match (&node.what, offset.checked_add(length)) {
             (What::Private(private), Some(end)) if end > view.overlay.size() => {
-                self.admit_size(&private.template.path, end)
+                self.admit_size(&private.template.path, end)?;
+                self.promise_growth(node, private, end)
             }
             _ => Ok(()),
         }

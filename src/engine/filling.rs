@@ -43,6 +43,7 @@ impl Engine {
         if choice.is_some_and(|choice| choice.backing == Backing::Overlay) {
             return Ok(());
         }
+        let promise = self.promise(private)?;
         let file = match self.pool.take(&template.identity) {
             Some(file) => file,
             None => memory::filled(pinned.template().as_ref())
@@ -55,7 +56,7 @@ impl Engine {
                 template.path.display()
             )));
         }
-        if self.guard.max_size(&template.path).is_some() {
+        if self.guard.max_size(&template.path).is_some() || self.options.bounds_views() {
             // The kernel would make it longer by itself, and ask nobody.
             fcntl_add_seals(&file, SealFlags::GROW)
                 .map_err(|e| Error::io(format!("{}: a view in memory", template.path.display()), e))?;
@@ -65,6 +66,7 @@ impl Engine {
         if state.content.is_none() && !state.spent {
             let view = MemoryView::new(file, id, private.uid, private.gid, &self.keeper);
             state.content = Some(Content::Memory(Arc::new(view)));
+            state.promise = Some(promise);
         }
         drop(state);
         self.pool.refill(pinned);

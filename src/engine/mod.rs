@@ -9,6 +9,7 @@ mod ledger;
 mod lookup;
 mod nodes;
 mod open;
+mod promises;
 mod recorder;
 mod recover;
 mod snapshot;
@@ -31,6 +32,7 @@ pub use recover::Recovered;
 pub use snapshot::{Child, Opener, PageRun, ViewSnapshot};
 
 use crate::access::{Caller, Guarded, permitted};
+use crate::budget::Budget;
 use crate::caller;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
@@ -51,6 +53,17 @@ pub struct Options {
     pub backing: Backing,
     /// How many filled copies wait for the next views in memory.
     pub pool: usize,
+    /// What all private views may come to own together, in bytes; None: whatever there is.
+    pub budget: Option<u64>,
+    /// How large one private view may be, in bytes.
+    pub max_private: Option<u64>,
+}
+
+impl Options {
+    /// May a view not become as large as it likes?
+    fn bounds_views(&self) -> bool {
+        self.budget.is_some() || self.max_private.is_some()
+    }
 }
 
 pub struct Engine {
@@ -71,6 +84,7 @@ pub struct Engine {
     options: Options,
     pool: Arc<Pool>,
     guard: Guard,
+    budget: Arc<Budget>,
     /// Held by an OPEN that counts views, so that no other one counts the same.
     counting: Mutex<()>,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
@@ -101,6 +115,7 @@ impl Engine {
             options,
             pool: Pool::new(options.pool),
             guard: Guard::default(),
+            budget: Budget::new(options.budget),
             counting: Mutex::default(),
             passthrough: AtomicBool::new(false),
         }
@@ -163,7 +178,7 @@ impl Engine {
 
     /// A view that was changed but never opened is let go of with its node.
     fn clean_up(&self, node: &Node) {
-        let content = node.state.lock().content.take();
+        let content = node.state.lock().take_content();
         if let What::Private(private) = &node.what {
             self.closed_view(node, private, content);
         }

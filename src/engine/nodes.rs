@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::{Entry, path_bytes};
 use super::recorder::Recorder;
+use crate::budget::Promise;
 use crate::error::Result;
 use crate::memory::MemoryView;
 use crate::name::Label;
@@ -197,6 +198,16 @@ pub struct OpenState {
     pub spent: bool,
     /// Why its backing was picked, where nobody asked for it.
     pub why: Option<&'static str>,
+    /// Room for what a private view may come to own, for as long as it is open.
+    pub promise: Option<Promise>,
+}
+
+impl OpenState {
+    /// Ends what the node is, with the room that it was promised.
+    pub fn take_content(&mut self) -> Option<Content> {
+        self.promise = None;
+        self.content.take()
+    }
 }
 
 /// What makes two LOOKUPs find the same node.

@@ -142,7 +142,7 @@ impl Engine {
         state.opens -= 1;
         let mut released = Released::Nothing;
         if state.opens == 0 {
-            let content = state.content.take();
+            let content = state.take_content();
             if let What::Private(private) = &node.what {
                 state.spent |= private.view.is_none();
                 if self.closed_view(&node, private, content) {
@@ -296,12 +296,14 @@ impl Engine {
             )));
         }
         let pinned = self.pins.pin(self.store.as_ref(), &template.path, &template.identity)?;
+        let promise = self.promise(private)?;
         let record = || new_record(caller, private);
         let view = match &private.view {
             Some(name) => self.views.open_named(name, node, &pinned, |known| allowed(name, known), record)?,
             None => self.views.create_unnamed(node, &pinned, record())?,
         };
         state.content = Some(Content::View(view.clone()));
+        state.promise = Some(promise);
         Ok(view)
     }
 

@@ -87,6 +87,7 @@ impl Engine {
         {
             let mut state = node.state.lock();
             state.opens = files.len() as u64;
+            state.promise = size_of(&content).map(|bytes| self.budget.owe(bytes));
             state.content = Some(content.clone());
         }
         for file in files {
@@ -178,6 +179,15 @@ impl Engine {
             Content::Authored(_) => Plane::Cached { keep: false },
         };
         Ok(Some(Opened { handle, plane, backing: open.backing }))
+    }
+}
+
+/// Of a private view, in bytes.
+fn size_of(content: &Content) -> Option<u64> {
+    match content {
+        Content::View(view) => Some(view.overlay.size()),
+        Content::Memory(memory) => memory.file.metadata().ok().map(|metadata| metadata.len()),
+        Content::Template(_) | Content::Authored(_) => None,
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Figures {
     pub state: Option<Room>,
     /// Serving processes that died and were replaced.
     pub restarts: u64,
+    /// What may be promised to private views, and what is, in bytes.
+    pub budget: Option<u64>,
+    pub promised: u64,
 }
 
 /// The filesystem that holds the state directory.
@@ -102,6 +105,12 @@ fn build(figures: &Figures) -> prometheus::Result<Registry> {
     let restarts = IntCounter::new("restarts_total", help)?;
     restarts.inc_by(figures.restarts);
     register(&registry, restarts)?;
+    let help = "Room promised to private views that are open, if each of their pages were written";
+    single(&registry, "promised_bytes", help, figures.promised)?;
+    if let Some(budget) = figures.budget {
+        let help = "Room that may be promised to private views (--budget times --overcommit)";
+        single(&registry, "budget_bytes", help, budget)?;
+    }
     if let Some(room) = &figures.state {
         let help = "Size of the filesystem that holds the state directory";
         single(&registry, "state_filesystem_size_bytes", help, room.size_bytes)?;

@@ -104,6 +104,8 @@ impl Inspector {
             report: self.report(caller),
             totals: if sees_all { self.engine.totals().to_vec() } else { Vec::new() },
             restarts: self.engine.takeovers(),
+            budget: self.engine.budget().limit(),
+            promised: self.engine.budget().promised(),
             state: state.map(|s| metrics::Room {
                 size_bytes: s.f_blocks.saturating_mul(s.f_frsize),
                 available_bytes: s.f_bavail.saturating_mul(s.f_frsize),

@@ -122,7 +122,7 @@ impl Who {
 /// EFBIG: a view would be longer than a rule lets it be.
 pub fn too_large(path: &Path, size: u64, limit: u64, title: &str) -> Error {
     Error::TooLarge(format!(
-        "{}: {title} lets a private view have {limit} bytes, and this one would have {size}: raise max-size there",
+        "{}: {title} lets a private view have {limit} bytes, and this one would have {size}: raise that limit",
         path.display()
     ))
 }
