@@ -266,7 +266,7 @@ fn named_in(text: &str) -> BTreeSet<String> {
 #[test]
 fn dashboard_and_alerts_speak_of_metrics_that_exist() {
     let _limit = limit(Duration::from_secs(60));
-    let (mounted, _views) = busy(&[]);
+    let (mounted, _views) = busy(&["--budget", "1TiB"]);
     let metrics = control(&mounted);
     let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let exported: BTreeSet<String> = types.map(str::to_owned).collect();
