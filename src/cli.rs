@@ -29,6 +29,7 @@ pub struct Cli {
 pub enum Command {
     Mount(MountArgs),
     Umount(UmountArgs),
+    Upgrade(UpgradeArgs),
     Resolve(ResolveArgs),
     Ls(LsArgs),
     Views(ViewsArgs),
@@ -133,6 +134,28 @@ pub struct ServeArgs {
     /// End when that process ends
     #[arg(long)]
     pub end_with_holder: bool,
+    /// Only look whether this program could
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Let another version of templatefs serve a mount, while it is in use.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Nobody who uses the mount notices more than a short wait. When the new program cannot \
+                        read the state of the mount, or does not come up, the old one serves on, and this \
+                        command says why. Only the user who mounted and root may do it.\n\n\
+                        Example:\n  templatefs upgrade /mnt/t\n  \
+                        templatefs upgrade --binary /opt/templatefs-2/templatefs /mnt/t"
+)]
+pub struct UpgradeArgs {
+    pub mountpoint: PathBuf,
+    /// The program that is to serve [default: the one that runs this command]
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// The mount's state directory, if it has an unusual one and does not answer
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Unmount; a busy mount says who holds it.

@@ -71,6 +71,13 @@ impl Journal {
         Ok((journal, replay))
     }
 
+    /// What it holds, without a change to it: another process may be writing it.
+    pub fn peek(path: &Path) -> Result<Replay> {
+        let bytes = std::fs::read(path).map_err(|e| context(path, e))?;
+        check_header(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
+        Ok(replay(&bytes).0)
+    }
+
     pub fn append(&mut self, body: &[u8]) -> Result<()> {
         let mut bytes = Vec::with_capacity(FRAME + body.len() + 8);
         push(&mut bytes, body);

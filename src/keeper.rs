@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Error, Result};
 use crate::holder::wire::{self, Message};
+use crate::{memory, pins};
 
 /// The connection to the kernel.
 pub const DEVICE: &str = "device";
@@ -18,6 +19,11 @@ pub const LOCK: &str = "lock";
 
 /// The store's root directories.
 pub const ROOTS: [&str; 2] = ["root", "writable-root"];
+
+/// Does this version know what is kept under this key?
+pub fn knows_key(key: &str) -> bool {
+    key == DEVICE || key == LOCK || ROOTS.contains(&key) || pins::knows_key(key) || memory::knows_key(key)
+}
 
 /// Without a socket nothing is kept: this process has no successor.
 #[derive(Default)]
@@ -59,6 +65,16 @@ impl Keeper {
     /// The mount answers.
     pub fn ready(&self) {
         self.send(b'R', "", None);
+    }
+
+    /// Whether this process, which was only asked to look, could take over.
+    pub fn answer(&self, checked: &Result<()>) -> Result<()> {
+        let Some(socket) = &self.0 else { return Ok(()) };
+        match checked {
+            Ok(()) => wire::say(socket, b'D', env!("CARGO_PKG_VERSION")),
+            Err(why) => wire::say(socket, b'X', &why.to_string()),
+        }
+        .map_err(|e| Error::io("the process that holds this mount", e))
     }
 
     /// Is somebody there who would start a successor?

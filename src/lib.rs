@@ -5,6 +5,7 @@ pub mod admit;
 mod bdi;
 pub mod budget;
 mod caller;
+mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -197,6 +197,10 @@ impl Pins {
 const TEMPLATE: &str = "template";
 const AUTHORED: &str = "authored";
 
+pub fn knows_key(kept: &str) -> bool {
+    kept.split_once(':').is_some_and(|(what, _)| [TEMPLATE, AUTHORED].contains(&what))
+}
+
 fn key_prefix(what: &str, identity: &Identity) -> String {
     format!("{what}:{}:{}:", identity.dev, identity.ino)
 }

@@ -6,6 +6,7 @@
 //! mount.json   what is mounted where, and which processes hold and serve it
 //! journal      what a successor must know (journal.rs, engine/ledger.rs)
 //! views/       two files a view (overlay/files.rs)
+//! holder       the socket at which the process that holds the mount can be asked (holder/door.rs)
 //! daemon.log   the log of a daemon in the background, unless told otherwise
 //! ```
 
@@ -77,6 +78,10 @@ impl StateDirectory {
         &self.lock
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }
@@ -133,6 +138,12 @@ fn lock_of_live_daemon(lock: &File, path: &Path) -> rustix::io::Result<()> {
 
 fn read_description(path: &Path) -> Option<Mounted> {
     serde_json::from_slice(&std::fs::read(path.join("mount.json")).ok()?).ok()
+}
+
+/// Does this directory hold the state of what is mounted there?
+pub fn is_of(path: &Path, mountpoint: &Path) -> bool {
+    let wanted = printable(mountpoint.as_os_str().as_bytes());
+    read_description(path).is_some_and(|found| found.mountpoint == wanted)
 }
 
 /// Where a mount keeps its state unless told: on tmpfs, one directory a mountpoint.

@@ -270,6 +270,20 @@ impl Views {
     }
 }
 
+/// That another version of this program made no view in `directory` that this one does not read.
+pub fn check_all_known(directory: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(directory)
+        .map_err(|e| Error::io(format!("state directory {}", directory.display()), e))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "map")
+            && let Some(why) = overlay::foreign(&path)
+        {
+            return Err(Error::Stale(format!("{}: the record of this view: {why}", path.display())));
+        }
+    }
+    Ok(())
+}
+
 fn named_key(name: &Label) -> String {
     format!("n-{name}")
 }

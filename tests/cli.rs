@@ -11,8 +11,20 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 11] =
-    ["mount", "umount", "resolve", "ls", "views", "top", "map", "discard", "demo", "completions", "man"];
+const COMMANDS: [&str; 12] = [
+    "mount",
+    "umount",
+    "upgrade",
+    "resolve",
+    "ls",
+    "views",
+    "top",
+    "map",
+    "discard",
+    "demo",
+    "completions",
+    "man",
+];
 
 fn templatefs() -> Command {
     Command::new(env!("CARGO_BIN_EXE_templatefs"))

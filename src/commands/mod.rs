@@ -20,6 +20,7 @@ mod serve;
 pub mod table;
 mod top;
 mod umount;
+mod upgrade;
 mod views;
 
 /// An error becomes one line on stderr and exit code 1; clap has answered wrong usage with 2.
@@ -33,6 +34,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::PageCache(args) => page_cache::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Umount(args) => umount::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Views(args) => views::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Map(args) => map::run(&args),

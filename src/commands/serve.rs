@@ -10,7 +10,7 @@ use crate::cli::ServeArgs;
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
-use crate::{logging, panics, session, sys};
+use crate::{check, logging, panics, session, sys};
 
 /// As in sysexits.h: an internal error.
 const DEFECT: i32 = 70;
@@ -26,6 +26,11 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
         }
     }
     let config = MountConfig::from_args(args.mount)?;
+    if args.check {
+        let keeper = Keeper::new(socket);
+        let checked = check::can_take_over(&config, &keeper);
+        return keeper.answer(&checked).map(|()| ExitCode::SUCCESS);
+    }
     logging::init(config.log_level, config.log_file.as_deref())?;
     let keeper = Arc::new(Keeper::new(socket));
     panics::watch({

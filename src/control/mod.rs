@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! version                  of the daemon
+//! state                    its state directory
 //! views.json               the figures of the views that the reader may see (docs/INSPECT.md)
 //! templates.json           the templates that the reader may read
 //! metrics                  the same, added up, in Prometheus' text format

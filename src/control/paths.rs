@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 pub enum Entry {
     Root,
     Version,
+    State,
     ViewsJson,
     TemplatesJson,
     Metrics,
@@ -33,6 +34,7 @@ impl Entry {
             Self::Root => &[
                 ("metrics", false),
                 ("pages", false),
+                ("state", false),
                 ("templates.json", false),
                 ("version", false),
                 ("views", true),
@@ -47,6 +49,7 @@ impl Entry {
         let name = std::str::from_utf8(name).ok()?;
         match (self, name) {
             (Self::Root, "version") => Some(Self::Version),
+            (Self::Root, "state") => Some(Self::State),
             (Self::Root, "views.json") => Some(Self::ViewsJson),
             (Self::Root, "templates.json") => Some(Self::TemplatesJson),
             (Self::Root, "metrics") => Some(Self::Metrics),

@@ -1,6 +1,7 @@
 //! What the control files hold.
 
 use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -17,6 +18,12 @@ impl Control {
     pub(super) fn render(&self, caller: &Caller, entry: &Entry) -> Result<Vec<u8>> {
         match entry {
             Entry::Version => Ok(format!("{}\n", env!("CARGO_PKG_VERSION")).into_bytes()),
+            Entry::State => {
+                let views = self.engine.views().directory();
+                let mut path = views.parent().unwrap_or(views).as_os_str().as_bytes().to_vec();
+                path.push(b'\n');
+                Ok(path)
+            }
             Entry::ViewsJson => json(&self.inspector().report(caller)),
             Entry::TemplatesJson => json(&self.inspector().templates(caller)?),
             Entry::Metrics => Ok(self.inspector().metrics(caller).into_bytes()),

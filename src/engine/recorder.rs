@@ -6,7 +6,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 
 use super::ledger::{Entry, Ledger, RESENT};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::Journal;
 
 /// One without a journal records nothing: this mount has no successor.
@@ -50,6 +50,19 @@ impl Recorder {
             }
         }
         Ok(Self::new(journal, ledger))
+    }
+
+    /// What is on record, without a change to it. An entry that this version does not know is an
+    /// error: whoever wrote it needs it.
+    pub fn peek(path: &Path) -> Result<Ledger> {
+        let mut ledger = Ledger::default();
+        for body in Journal::peek(path)?.bodies {
+            let entry = serde_json::from_slice(&body).map_err(|e| {
+                Error::Stale(format!("{}: the journal holds an entry of another kind ({e})", path.display()))
+            })?;
+            ledger.apply(entry);
+        }
+        Ok(ledger)
     }
 
     fn new(journal: Journal, ledger: Ledger) -> Self {

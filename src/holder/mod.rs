@@ -5,30 +5,33 @@
 //! it is there to restart.
 
 mod backoff;
+pub mod door;
 mod process;
+mod requests;
+mod signals;
+mod upgrade;
 pub mod wire;
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
 use crate::keeper::{DEVICE, Kept, LOCK};
 use crate::mount;
+use crate::program::Program;
 use crate::session::raise_file_limit;
 use crate::state::StateDirectory;
 use backoff::Backoff;
-use process::{Ended, Serving};
+use door::Door;
+use process::{Ended, Errand, Serving};
+use signals::Signals;
+use upgrade::{Step, Upgrade};
 use wire::Message;
 
 /// Has the mount served until it is gone. `ready` is called once it answers for the first time.
@@ -44,6 +47,10 @@ pub fn hold(
         config,
         kept: Kept::from([(LOCK.into(), lock)]),
         signals: Signals::register().map_err(|e| Error::io("signals", e))?,
+        program: Program::this().map_err(|e| Error::io("this program", e))?,
+        door: Door::open(state.path()),
+        upgrade: None,
+        lingering: Vec::new(),
         ready: Some(ready),
     };
     let held = holder.run();
@@ -57,6 +64,12 @@ struct Holder<'a, R> {
     config: &'a MountConfig,
     kept: Kept,
     signals: Signals,
+    /// The one that is started next.
+    program: Program,
+    door: Door,
+    upgrade: Option<Upgrade>,
+    /// The dead that are not gone yet.
+    lingering: Vec<Serving>,
     /// Until the mount has answered.
     ready: Option<R>,
 }
@@ -64,23 +77,27 @@ struct Holder<'a, R> {
 impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
     fn run(&mut self) -> Result<ExitCode> {
         let mut backoff = Backoff::default();
-        // The dead that are not gone yet.
-        let mut lingering = Vec::new();
         loop {
+            if let Some(upgrade) = &mut self.upgrade {
+                upgrade.before_start();
+            }
             let began = Instant::now();
-            let ended = match Serving::start(self.config) {
+            let ended = match Serving::start(self.config, &self.program, Errand::Serve) {
                 Ok(mut serving) => {
                     self.attend(&mut serving)?;
                     let ended = serving.end();
-                    lingering.push(serving);
+                    self.lingering.push(serving);
                     ended
                 }
                 Err(error) if self.ready.is_some() => return Err(error),
                 Err(error) => Ended::NotStarted(error.to_string()),
             };
-            lingering.retain_mut(|serving: &mut Serving| !serving.is_gone());
+            self.bury();
             if let Some(over) = self.is_over(&ended) {
                 return over;
+            }
+            if self.upgrade.as_mut().is_some_and(|upgrade| upgrade.after_death(&ended, &mut self.program)) {
+                continue;
             }
             let wait = backoff.after_death(began.elapsed(), ended.is_killed());
             let shown = self.config.mountpoint.display();
@@ -91,7 +108,7 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
                      for what they say above"
                 );
             }
-            self.signals.wait(wait);
+            self.pause(wait);
         }
     }
 
@@ -130,12 +147,13 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
         let mut answers = false;
         let mut listening = true;
         loop {
+            let woken = self.wait_for(Some((&*serving, listening)), None)?;
             // What it sent before it died is received first.
-            let [woken, asked, dead] = self.wait_for(serving, listening)?;
-            if asked {
+            if woken.contains(&Source::Asked) {
                 match wire::receive(&serving.socket) {
                     Ok(Some(Message::Ready)) => {
                         answers = true;
+                        self.upgrade = self.upgrade.take().and_then(Upgrade::conclude);
                         if let Err(error) = self.answer() {
                             // Nobody waits for this mount any more.
                             log::error!("{error}");
@@ -146,37 +164,63 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
                     Ok(None) => listening = false,
                     Err(error) => log::warn!("the serving process: {error}"),
                 }
-            } else if dead {
+            } else if woken.contains(&Source::Dead) {
                 return Ok(());
             }
-            if woken {
-                self.signals.drain();
+            self.oblige(&woken);
+            let leaves = |upgrade: &Upgrade| match upgrade.step {
+                Step::Leaving(_) => true,
+                Step::Trying(_) => upgrade.patience() == Some(Duration::ZERO),
+                Step::Checking(_) | Step::Failed(_) => false,
+            };
+            if self.upgrade.as_ref().is_some_and(leaves) {
+                serving.signal(Signal::KILL);
             }
             // A successor that does not answer yet may not have its handlers yet either, and must
             // not die of it; nobody needs the first one before it answers.
-            if (answers || self.ready.is_some()) && self.signals.taken() {
+            if (answers || self.ready.is_some()) && self.signals.take_wanted() {
                 serving.signal(Signal::TERM);
             }
             // One that does not answer yet reads the policies anyway.
-            if answers && self.signals.reload.swap(false, Ordering::Relaxed) {
+            if answers && self.signals.take_reload() {
                 serving.signal(Signal::HUP);
             }
         }
     }
 
-    fn wait_for(&self, serving: &Serving, listening: bool) -> Result<[bool; 3]> {
-        let mut polled = [
-            PollFd::new(&self.signals.wake, PollFlags::IN),
-            PollFd::new(&serving.death, PollFlags::IN),
-            PollFd::new(&serving.socket, PollFlags::IN),
-        ];
-        let count = if listening { 3 } else { 2 };
-        match poll(&mut polled[..count], None) {
+    /// While nobody serves: until a signal comes or somebody asks, or for this long.
+    fn pause(&mut self, time: Duration) {
+        match self.wait_for(None, Some(time)) {
+            Ok(woken) => self.oblige(&woken),
+            Err(error) => log::error!("{error}"),
+        }
+    }
+
+    fn wait_for(&self, serving: Option<(&Serving, bool)>, time: Option<Duration>) -> Result<Vec<Source>> {
+        let mut sources: Vec<(Source, BorrowedFd<'_>)> = vec![(Source::Signal, self.signals.wake.as_fd())];
+        if let Some((serving, listening)) = serving {
+            sources.push((Source::Dead, serving.death.as_fd()));
+            sources.extend(listening.then_some((Source::Asked, serving.socket.as_fd())));
+        }
+        sources.extend(self.door.listener.iter().map(|door| (Source::Knock, door.as_fd())));
+        let clients = self.door.clients.iter().enumerate();
+        sources.extend(clients.map(|(index, client)| (Source::Client(index), client.as_fd())));
+        let check = self.upgrade.as_ref().and_then(Upgrade::check);
+        sources.extend(check.map(|check| (Source::Check, check.socket.as_fd())));
+        let patience = self.upgrade.as_ref().and_then(Upgrade::patience);
+        let time = time.into_iter().chain(patience).min();
+        let timeout = time
+            .map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
+        let mut polled: Vec<PollFd<'_>> = sources
+            .iter()
+            .map(|(_, descriptor)| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+            .collect();
+        match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::io("waiting for the serving process", e)),
         }
-        let is = |index: usize| !polled[index].revents().is_empty();
-        Ok([is(0), listening && is(2), is(1)])
+        let woken = sources.iter().zip(&polled).filter(|(_, polled)| !polled.revents().is_empty());
+        Ok(woken.map(|((source, _), _)| *source).collect())
     }
 
     fn answer(&mut self) -> Result<()> {
@@ -202,44 +246,20 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
                     log::warn!("the serving process cannot be told what is kept: {error}");
                 }
             }
-            Message::Ready | Message::End => {}
+            Message::Ready | Message::End | Message::Upgrade(_) | Message::Done(_) | Message::Refused(_) => {}
         }
     }
 }
 
-/// What is meant for whoever serves.
-struct Signals {
-    wake: UnixStream,
-    /// SIGTERM or SIGINT: it is to unmount.
-    wanted: Arc<AtomicBool>,
-    /// SIGHUP: it is to read the policies again.
-    reload: Arc<AtomicBool>,
-}
-
-impl Signals {
-    fn register() -> io::Result<Self> {
-        let (wake, signal) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        let [wanted, reload] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
-        for (number, flag) in [(SIGTERM, &wanted), (SIGINT, &wanted), (SIGHUP, &reload)] {
-            signal_hook::flag::register(number, flag.clone())?;
-            signal_hook::low_level::pipe::register(number, signal.try_clone()?)?;
-        }
-        Ok(Self { wake, wanted, reload })
-    }
-
-    fn drain(&mut self) {
-        let mut bytes = [0; 64];
-        while self.wake.read(&mut bytes).is_ok_and(|length| length > 0) {}
-    }
-
-    fn taken(&self) -> bool {
-        self.wanted.swap(false, Ordering::Relaxed)
-    }
-
-    /// Until a signal comes, or for this long.
-    fn wait(&self, time: Duration) {
-        let timeout = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
-        let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&timeout));
-    }
+/// Who may wake the holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signal,
+    /// The serving process says something, or will say nothing more.
+    Asked,
+    Dead,
+    Knock,
+    Client(usize),
+    /// A new program that looks whether it could serve.
+    Check,
 }

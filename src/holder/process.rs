@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, parent_process_deat
 
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
-use crate::program;
+use crate::program::Program;
 
 /// Its threads are gone this long after its first one, or wait for the mount themselves.
 const GRACE: Duration = Duration::from_secs(1);
@@ -40,6 +40,14 @@ pub enum Ended {
     Lingers,
 }
 
+/// What a process is started for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Errand {
+    Serve,
+    /// It only looks whether it could.
+    Check,
+}
+
 pub fn shield() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", HOLDER_SCORE) {
         log::debug!("the score for when memory is short stays as it is: {error}");
@@ -47,7 +55,7 @@ pub fn shield() {
 }
 
 impl Serving {
-    pub fn start(config: &MountConfig) -> Result<Self> {
+    pub fn start(config: &MountConfig, program: &Program, errand: Errand) -> Result<Self> {
         let failed = |e: std::io::Error| Error::io("the serving process cannot be started", e);
         let sockets = || {
             let (ours, theirs) =
@@ -57,9 +65,12 @@ impl Serving {
             Ok((ours, theirs))
         };
         let (socket, theirs) = sockets().map_err(failed)?;
-        let mut command = program::command();
+        let mut command = program.command();
         command.arg("serve").arg("--keeper").arg(theirs.as_raw_fd().to_string());
         command.arg("--held-by").arg(std::process::id().to_string());
+        if errand == Errand::Check {
+            command.arg("--check");
+        }
         // Whoever wants this process to end with them wants the mount to.
         if parent_process_death_signal().is_ok_and(|signal| signal.is_some()) {
             command.arg("--end-with-holder");

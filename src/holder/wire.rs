@@ -8,7 +8,14 @@
 //!                     'R'                    the mount answers
 //! holder -> serving   'K' KEY + descriptor   for each that is kept, then
 //!                     'E'                    that was all
+//! check -> holder     'D' VERSION            it can read the state, and is this version
+//!                     'X' WHY                it cannot
+//! client -> holder    'U' + program          let this one serve
+//! holder -> client    'D' VERSION            it does
+//!                     'X' WHY                it does not, and the old one does
 //! ```
+//!
+//! The process that serves may be of another version than the one that holds: what stands here stays.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -26,10 +33,20 @@ pub enum Message {
     List,
     Ready,
     End,
+    Upgrade(OwnedFd),
+    Done(String),
+    Refused(String),
 }
 
 /// A longer key is no key.
 pub const MAX_KEY: usize = 255;
+
+/// A text for people, as much of it as fits and on one line.
+pub fn say(socket: impl AsFd, kind: u8, text: &str) -> io::Result<()> {
+    let line = text.replace('\n', "; ");
+    let end = (0..=MAX_KEY.min(line.len())).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+    send(socket, kind, &line[..end], None)
+}
 
 pub fn send(socket: impl AsFd, kind: u8, key: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     if key.len() > MAX_KEY {
@@ -80,6 +97,9 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
         (b'L', None) => Ok(Some(Message::List)),
         (b'R', None) => Ok(Some(Message::Ready)),
         (b'E', None) => Ok(Some(Message::End)),
+        (b'U', Some(descriptor)) => Ok(Some(Message::Upgrade(descriptor))),
+        (b'D', None) => Ok(Some(Message::Done(key))),
+        (b'X', None) => Ok(Some(Message::Refused(key))),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no message of templatefs")),
     }
 }
@@ -111,6 +131,16 @@ mod tests {
         assert_eq!(content, "kept");
         assert!(matches!(receive(&ours), Ok(Some(Message::Forget(key))) if key == "another"));
         assert!(matches!(receive(&ours), Ok(None)));
+    }
+
+    #[test]
+    fn a_text_arrives_on_one_line_as_far_as_it_fits() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        say(&theirs, b'X', "two\nlines").unwrap();
+        say(&theirs, b'D', &"模".repeat(100)).unwrap();
+        assert!(matches!(receive(&ours), Ok(Some(Message::Refused(why))) if why == "two; lines"));
+        assert!(matches!(receive(&ours), Ok(Some(Message::Done(text))) if text == "模".repeat(85)));
     }
 
     #[test]

@@ -111,8 +111,14 @@ impl MemoryView {
     }
 }
 
+const KEY: &str = "memory:";
+
 fn key(node: u64) -> String {
-    format!("memory:{node}")
+    format!("{KEY}{node}")
+}
+
+pub fn knows_key(kept: &str) -> bool {
+    kept.starts_with(KEY)
 }
 
 /// Memory that could be had without swapping, in bytes (proc_meminfo(5), MemAvailable).

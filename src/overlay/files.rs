@@ -215,6 +215,14 @@ pub fn peek(directory: &Path, key: &str) -> Result<(Record, PageMap)> {
     read(&map, &path)
 }
 
+/// Why this program does not read a map file that another version of it may. None where it does, or
+/// where the file is damaged or gone, for every version alike.
+pub fn foreign(map: &Path) -> Option<super::RecordError> {
+    use super::RecordError::{Foreign, Version};
+    let record = File::open(map).and_then(|map| read_record(&map)).ok()?;
+    record.err().filter(|why| matches!(why, Version(_) | Foreign(_)))
+}
+
 fn read(map: &File, path: &Path) -> Result<(Record, PageMap)> {
     let shown = path.display();
     let context = |e: io::Error| Error::io(format!("{shown}: this view's state cannot be read"), e);

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
-pub use files::{ViewFiles, peek, remove as remove_files, rename as rename_files};
+pub use files::{ViewFiles, foreign, peek, remove as remove_files, rename as rename_files};
 pub use pages::{PAGE, PageMap, State};
 pub use record::{Extent, Record, RecordError};
 

@@ -57,6 +57,8 @@ pub enum RecordError {
     Version(u32),
     #[error("its checksum does not fit: it is torn or damaged")]
     Damaged,
+    #[error("it is whole, and this templatefs does not understand it: {0}")]
+    Foreign(String),
     #[error("it is too large to be kept")]
     TooLarge,
 }
@@ -93,7 +95,7 @@ impl Record {
         if crc32fast::hash(body) != word(16)? {
             return Err(RecordError::Damaged);
         }
-        let record: Self = serde_json::from_slice(body).map_err(|_| RecordError::Damaged)?;
+        let record: Self = serde_json::from_slice(body).map_err(|e| RecordError::Foreign(e.to_string()))?;
         let sane = record.extent.template_len <= record.extent.size.min(record.identity.size);
         if sane { Ok(record) } else { Err(RecordError::Damaged) }
     }

@@ -17,4 +17,5 @@ pub mod qemu;
 pub mod random;
 pub mod sparse;
 pub mod terminal;
+pub mod users;
 pub mod views;
