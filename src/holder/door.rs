@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, fchmod, openat};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
@@ -39,6 +39,8 @@ impl Door {
                 _ => {}
             }
             let (socket, address, _directory) = socket_in(state)?;
+            // The file gets the socket's mode (net/unix/af_unix.c, unix_bind_bsd).
+            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
             bind(&socket, &address)?;
             listen(&socket, CLIENTS as i32)?;
             // One that went away before it was let in must not be waited for.
