@@ -8,9 +8,11 @@ use crate::engine::Recorder;
 use crate::error::{Error, Result};
 use crate::keeper::{self, DEVICE, Keeper, LOCK};
 use crate::state::StateDirectory;
+use crate::steps::step;
 use crate::{takeover, views};
 
 pub fn can_take_over(config: &MountConfig, keeper: &Keeper) -> Result<()> {
+    step("check 1: begun");
     let mut kept = keeper.list()?;
     if let Some(key) = kept.keys().find(|key| !keeper::knows_key(key)) {
         return Err(Error::Stale(format!("a descriptor is kept that this templatefs does not know: {key}")));
@@ -24,5 +26,7 @@ pub fn can_take_over(config: &MountConfig, keeper: &Keeper) -> Result<()> {
     if !negotiated.is_some_and(|known| takeover::is_possible(&known)) {
         return Err(Error::Stale("the journal does not tell what INIT settled".into()));
     }
-    views::check_all_known(&state.views())
+    views::check_all_known(&state.views())?;
+    step("check 2: done");
+    Ok(())
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::error::{Error, Result};
+use crate::steps::step;
 
 const MAGIC: &[u8; 8] = b"TFSJRNL\0";
 pub const VERSION: u32 = 1;
@@ -82,7 +83,15 @@ impl Journal {
         let mut bytes = Vec::with_capacity(FRAME + body.len() + 8);
         push(&mut bytes, body);
         self.make_room(bytes.len() as u64);
+        step("append 1: begun");
+        #[cfg(debug_assertions)]
+        {
+            let half = &bytes[..bytes.len() / 2];
+            self.file.write_all_at(half, self.end).map_err(|e| context(&self.path, e))?;
+            step("append 2: half");
+        }
         self.file.write_all_at(&bytes, self.end).map_err(|e| context(&self.path, e))?;
+        step("append 3: whole");
         self.end += bytes.len() as u64;
         Ok(())
     }
@@ -123,7 +132,9 @@ fn written(path: &Path, bodies: &[Vec<u8>]) -> io::Result<Journal> {
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all_at(&bytes, 0)?;
+    step("rewrite 1: written");
     std::fs::rename(&new, path)?;
+    step("rewrite 2: renamed");
     let end = bytes.len() as u64;
     let mut journal = Journal { path: path.to_owned(), file, end, allocated: end };
     journal.make_room(0);

@@ -36,6 +36,8 @@ pub mod qemu;
 pub mod rules;
 mod session;
 mod state;
+#[doc(hidden)]
+pub mod steps;
 pub mod store;
 mod sys;
 mod takeover;

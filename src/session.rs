@@ -24,6 +24,7 @@ use crate::mount;
 use crate::passthrough;
 use crate::policy::Guard;
 use crate::state::{self, StateDirectory};
+use crate::steps::step;
 use crate::store::DirectoryStore;
 use crate::takeover;
 use crate::views::Views;
@@ -63,6 +64,9 @@ pub fn serve(
         Some(_) => Recorder::take_over(&state.journal())?,
         None => Recorder::create(&state.journal())?,
     });
+    if before.is_some() {
+        step("takeover 1: journal");
+    }
     let listener = listener(config, before.is_some())?;
     raise_file_limit();
     let store = store(config, keeper, &mut kept)?;
@@ -116,6 +120,9 @@ pub fn serve(
         log::info!("{} is mounted on {}", config.store.display(), mountpoint.display());
     }
     ready().inspect_err(undo)?;
+    if is_successor {
+        step("takeover 5: serves");
+    }
     keeper.ready();
     let ended = running.join().map_err(|e| Error::io(format!("{}: serving ended", mountpoint.display()), e));
     if mount::is_connected(&device) {
@@ -185,8 +192,11 @@ fn take_over(
     });
     let notifier = Arc::new(OnceLock::new());
     let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone());
+    step("takeover 2: recovered");
     let session = takeover::session(adapter, device, &negotiated, threads(config))?;
+    step("takeover 3: session");
     takeover::resend(device)?;
+    step("takeover 4: resent");
     let Recovered { directories, files, set_aside } = recovered;
     log::warn!(
         "{} was taken over from a process that died: {files} open files, {directories} directories, {set_aside} views set \

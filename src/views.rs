@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::name::Label;
 use crate::overlay::{self, Overlay, PageMap, Record, State, Usage, ViewFiles};
 use crate::pins::Pinned;
+use crate::steps::step;
 use crate::store::Identity;
 
 pub struct View {
@@ -216,16 +217,21 @@ impl Views {
             Some(Slot::Open(view)) => allowed(Some(&view.record()))?,
             Some(Slot::Unusable(_)) => allowed(None)?,
         }
+        step("discard 1: begun");
         let failed = |e| Error::io(format!("view {name}: its files cannot be removed"), e);
         if let Some(Slot::Open(view)) = named.get(name) {
             let node = view.node.load(Ordering::Relaxed);
             record(Discarded::Held { node })?;
+            step("discard 2: retired");
             let key = unnamed_key(node);
             overlay::rename_files(&self.directory, &named_key(name), &key).map_err(failed)?;
+            step("discard 4: renamed");
             let _ = view.discarded.set((self.directory.clone(), key));
         } else {
             overlay::remove_files(&self.directory, &named_key(name)).map_err(failed)?;
+            step("discard 5: removed");
             record(Discarded::Gone)?;
+            step("discard 6: recorded");
         }
         named.remove(name);
         Ok(())

@@ -13,6 +13,7 @@ use crate::memory::MemoryView;
 use crate::name::Label;
 use crate::overlay::{Extent, Record};
 use crate::pins::{Authored, Pinned};
+use crate::steps::step;
 use crate::store::{Found, Metadata};
 use crate::views::View;
 
@@ -97,6 +98,7 @@ impl Engine {
         if let Some(opened) = self.opened_before(request)? {
             return Ok(opened);
         }
+        step("open 1: begun");
         let node = self.node(id)?;
         let _counted = self.admit_open(caller, &node)?;
         let (content, plane) = {
@@ -117,18 +119,21 @@ impl Engine {
         if !inspection {
             self.count(&node, Counters::opened);
         }
+        step("open 2: made");
         let (backing, passed) = match pass(&plane) {
             Ok(backing) => (backing, Ok(())),
             Err(error) => (None, Err(error)),
         };
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let open = Handle { node, content, access, backing, opener: caller.clone(), inspection };
+        step("open 3: passed");
         let record = Entry::Opened(open.recorded(handle, request));
         self.handles.insert(handle, Arc::new(open));
         if let Err(error) = passed.and_then(|()| self.recorder.record(record)) {
             self.release(handle);
             return Err(error);
         }
+        step("open 4: recorded");
         Ok(Opened { handle, plane, backing })
     }
 
@@ -136,6 +141,7 @@ impl Engine {
     pub fn release(&self, id: HandleId) -> Released {
         let Some((_, handle)) = self.handles.remove(&id) else { return Released::Nothing };
         self.recorder.record_past(Entry::Released { handle: id });
+        step("release 1: recorded");
         let node = handle.node.clone();
         drop(handle);
         let mut state = node.state.lock();
@@ -162,6 +168,7 @@ impl Engine {
             Some(name) => self.views.close_named(name, view),
             None => self.views.remove_unnamed(node.id),
         }
+        step("release 2: removed");
         private.view.is_none()
     }
 

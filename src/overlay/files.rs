@@ -24,6 +24,7 @@ use super::pages::PAGES_PER_WORD;
 use super::record::RECORD_SPACE;
 use super::{Backing, Extent, PAGE, PageMap, Record};
 use crate::error::{Error, Result};
+use crate::steps::step;
 
 pub struct ViewFiles {
     data: File,
@@ -195,6 +196,7 @@ pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
     for (from, to) in [(from_map, to_map), (from_data, to_data)] {
         if !to.try_exists()? {
             std::fs::rename(from, to).or_else(ignore_missing)?;
+            step("discard 3: half renamed");
         }
     }
     Ok(())

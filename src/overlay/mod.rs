@@ -22,6 +22,7 @@ pub use files::{ViewFiles, foreign, peek, remove as remove_files, rename as rena
 pub use pages::{PAGE, PageMap, State};
 pub use record::{Extent, Record, RecordError};
 
+use crate::steps::step;
 use crate::store::Template;
 
 /// No offset or size beyond what off_t holds.
@@ -121,9 +122,12 @@ impl Overlay {
         }
         let end = checked_end(offset, data.len() as u64)?;
         let mut shape = self.shape.write();
+        step("write 1: begun");
         self.write_pages(&mut shape, offset, data)?;
+        step("write 3: states");
         self.reach(&mut shape, end)?;
         shape.mtime = SystemTime::now();
+        step("write 4: done");
         Ok(())
     }
 
@@ -281,6 +285,7 @@ impl Overlay {
         if from < to {
             self.backing.write_at(&data[(from - offset) as usize..(to - offset) as usize], from)?;
         }
+        step("write 2: data");
         self.set_pages(shape, pages, State::Private)
     }
 

@@ -25,6 +25,8 @@ pub struct Options {
     pub user: Option<&'static str>,
     /// Further arguments of `templatefs mount`.
     pub arguments: Vec<&'static str>,
+    /// What the daemon finds in its environment.
+    pub environment: Option<(&'static str, PathBuf)>,
     /// Instead of a directory beside the store.
     pub state: Option<PathBuf>,
 }
@@ -188,6 +190,7 @@ impl Mounted {
         command.arg(binary()).args(["mount", "--foreground", "--log-level", "debug"]);
         command.arg("--log-file").arg(&self.log).arg("--state-dir").arg(&self.state);
         command.args(&self.options.arguments).arg(&self.store).arg(&self.mountpoint);
+        command.envs(self.options.environment.clone());
         let mut daemon = command.stdin(Stdio::null()).spawn().expect("setpriv (util-linux)");
         let version = self.mountpoint.join(".templatefs/version");
         let answers = poll(PATIENCE, || match daemon.try_wait().unwrap() {

@@ -1,0 +1,272 @@
+//! The process that serves dies, or panics, at each step of what it does: src/steps.rs numbers them.
+//! After each, all that is open is compared with what was written.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Signal, kill_process};
+use tempfile::TempDir;
+
+use common::clones::open_directory;
+use common::files::{assert_refused, bytes_at, error_line, open_ro, opened, wait_for_no_view_files};
+use common::limit::{limit, poll};
+use common::maps::Mapping;
+use common::mounted::{Mounted, Options, binary};
+use common::random::pattern;
+use templatefs::steps::{
+    APPEND, CHECK, DISCARD_AT_REST, DISCARD_OPEN, ENVIRONMENT, OPEN, PANIC, RELEASE, REWRITE, TAKE_OVER,
+    WRITE,
+};
+
+const PAGE: usize = 4096;
+const LENGTH: usize = 64 * PAGE;
+const SOON: Duration = Duration::from_secs(30);
+const TIME: Duration = Duration::from_secs(120);
+
+/// A mount with a view and a template that are in use, and what they hold.
+struct Used {
+    mounted: Mounted,
+    armed: PathBuf,
+    content: Vec<u8>,
+    written: File,
+    mapped: Mapping,
+    model: Vec<u8>,
+    rom: Mapping,
+    deaths: usize,
+    _directory: TempDir,
+}
+
+impl Used {
+    /// None where the program has no steps.
+    fn new() -> Option<Self> {
+        if !cfg!(debug_assertions) {
+            println!("skipped: the steps are in debug builds only");
+            return None;
+        }
+        let directory = open_directory();
+        let armed = directory.path().join("armed");
+        let mounted =
+            Mounted::start(Options { environment: Some((ENVIRONMENT, armed.clone())), ..Options::default() });
+        let content = pattern(1, LENGTH);
+        mounted.template("t", &content);
+        let written = opened(&mounted.path("t?rom=off&view=used"));
+        let mapped = Mapping::shared(&written).unwrap();
+        let rom = Mapping::read_only(&open_ro(mounted.path("t")).unwrap()).unwrap();
+        let model = content.clone();
+        Some(Self { mounted, armed, content, written, mapped, model, rom, deaths: 0, _directory: directory })
+    }
+
+    /// Deaths in quick succession are answered more and more slowly; these are not meant to be.
+    fn arm(&self, step: &str) {
+        std::thread::sleep(Duration::from_millis(250));
+        let new = self.armed.with_extension("new");
+        fs::write(&new, step).unwrap();
+        fs::rename(new, &self.armed).unwrap();
+    }
+
+    /// The step was taken, so many processes have taken over for it, and nothing that is open has changed.
+    #[track_caller]
+    fn assert_whole(&mut self, step: &str, deaths: usize) {
+        let taken = poll(SOON, || (!self.armed.exists()).then_some(()));
+        assert!(taken.is_some(), "{step}: nothing led there\n{}", self.mounted.log());
+        self.deaths += deaths;
+        let takeovers = || self.mounted.log().matches("was taken over from a process that died").count();
+        let taken = poll(SOON, || (takeovers() >= self.deaths).then_some(()));
+        assert!(taken.is_some(), "{step}: {} of {}", takeovers(), self.deaths);
+        self.mapped.sync_all().unwrap();
+        self.mapped.forget().unwrap();
+        rustix::fs::fadvise(&self.written, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert!(self.mapped.read(0, LENGTH) == self.model, "{step}: the view");
+        self.rom.forget().unwrap();
+        assert!(self.rom.read(0, LENGTH) == self.content, "{step}: the ROM");
+        assert!(fs::read(self.mounted.path("t")).unwrap() == self.content, "{step}: the template");
+    }
+
+    fn upgrade(&self) -> Output {
+        self.mounted
+            .command()
+            .arg("upgrade")
+            .arg("--binary")
+            .args([binary(), &self.mounted.mountpoint])
+            .output()
+            .unwrap()
+    }
+}
+
+#[test]
+fn of_an_open() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for step in OPEN.into_iter().chain(APPEND) {
+        for (name, write) in [("t?rom=off", true), ("t?rom=off&view=new", true), ("t", false)] {
+            used.arm(step);
+            let path = used.mounted.path(name);
+            let file = if write { opened(&path) } else { open_ro(&path).unwrap() };
+            assert!(bytes_at(&file, 0, LENGTH).unwrap() == used.content, "{step}: {name}");
+            if write {
+                file.write_all_at(b"new", 5).unwrap();
+                assert_eq!(bytes_at(&file, 5, 3).unwrap(), b"new");
+            }
+            used.assert_whole(step, 1);
+            if name.contains("view=") {
+                drop(file);
+                assert_eq!(bytes_at(&opened(&path), 5, 3).unwrap(), b"new", "{step}");
+                fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn of_a_write() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for (round, step) in WRITE.into_iter().enumerate() {
+        for (at, length) in [(round * 9 * PAGE + 100, 3 * PAGE), (round * 9 * PAGE + 4 * PAGE, PAGE)] {
+            let data = pattern(at as u64, length);
+            used.arm(step);
+            used.written.write_all_at(&data, at as u64).unwrap();
+            used.model[at..at + length].copy_from_slice(&data);
+            used.assert_whole(step, 1);
+        }
+        let at = round * 9 * PAGE + 6 * PAGE;
+        used.arm(step);
+        used.mapped.write(at, b"stored to memory");
+        used.model[at..at + 16].copy_from_slice(b"stored to memory");
+        used.mapped.sync_all().unwrap();
+        used.assert_whole(step, 1);
+    }
+}
+
+#[test]
+fn of_a_discard() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for (is_open, step) in
+        DISCARD_OPEN.map(|step| (true, step)).into_iter().chain(DISCARD_AT_REST.map(|step| (false, step)))
+    {
+        let path = used.mounted.path("t?rom=off&view=gone");
+        let file = opened(&path);
+        file.write_all_at(b"mine", 0).unwrap();
+        let held = is_open.then(|| file.try_clone().unwrap());
+        drop(file);
+        used.arm(step);
+        fs::remove_file(&path).unwrap_or_else(|e| panic!("{step}: {e}"));
+        used.assert_whole(step, 1);
+        assert_refused(fs::remove_file(&path), Errno::NOENT, step);
+        if let Some(held) = held {
+            assert_eq!(bytes_at(&held, 0, 4).unwrap(), b"mine", "{step}");
+            assert!(bytes_at(&opened(&path), 0, PAGE).unwrap() == used.content[..PAGE], "{step}: a new one");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn of_a_close() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for step in RELEASE {
+        let file = opened(&used.mounted.path("t?rom=off"));
+        file.write_all_at(b"mine", 0).unwrap();
+        used.arm(step);
+        drop(file);
+        used.assert_whole(step, 1);
+    }
+    let Used { mounted, written, mapped, .. } = used;
+    drop((written, mapped));
+    fs::remove_file(mounted.path("t?rom=off&view=used")).unwrap();
+    wait_for_no_view_files(&mounted);
+}
+
+#[test]
+fn of_a_rewriting_of_the_journal() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for step in REWRITE {
+        used.arm(step);
+        let until_taken = || {
+            for _ in 0..100 {
+                drop(
+                    open_ro(used.mounted.path("t?rom=off&vm=a-name-that-takes-its-room-in-each-entry"))
+                        .unwrap(),
+                );
+            }
+            (!used.armed.exists()).then_some(())
+        };
+        assert!(poll(TIME, until_taken).is_some(), "{step}: it does not grow");
+        used.assert_whole(step, 1);
+    }
+}
+
+#[test]
+fn of_a_takeover() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for (number, step) in TAKE_OVER.into_iter().enumerate() {
+        let old = used.mounted.serving();
+        used.arm(step);
+        kill_process(old, Signal::KILL).unwrap();
+        assert!(poll(SOON, || (used.mounted.serving() != old).then_some(())).is_some());
+        // One that dies late has said that it took over.
+        used.assert_whole(step, if number < 4 { 1 } else { 2 });
+    }
+}
+
+/// The new program dies at some step: the old one goes on, or takes over again.
+#[test]
+fn of_an_upgrade() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    for step in CHECK {
+        let old = used.mounted.serving();
+        used.arm(step);
+        let line = error_line(&used.upgrade());
+        assert!(line.contains("does not say that it can read"), "{step}: {line}");
+        assert_eq!(used.mounted.serving(), old);
+        used.assert_whole(step, 0);
+    }
+    for (number, step) in TAKE_OVER.into_iter().enumerate() {
+        used.arm(step);
+        let line = error_line(&used.upgrade());
+        assert!(
+            line.contains("killed by signal 9") && line.contains("the old program serves again"),
+            "{step}: {line}"
+        );
+        used.assert_whole(step, if number < 4 { 1 } else { 2 });
+    }
+    assert!(used.upgrade().status.success());
+}
+
+/// A panic costs its own request at most, which gets EIO, and is a death as any other to all else.
+#[test]
+fn a_panic_costs_at_most_its_own_request() {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new() else { return };
+    let at_worst_eio = |step: &str, result: io::Result<()>| {
+        assert!(matches!(common::files::errno(result), None | Some(Errno::IO)), "{step}");
+    };
+    for step in OPEN {
+        used.arm(&format!("{PANIC}{step}"));
+        at_worst_eio(step, common::files::open_rw(used.mounted.path("t?rom=off")).map(drop));
+        used.assert_whole(step, 1);
+        assert!(bytes_at(&opened(&used.mounted.path("t?rom=off")), 0, LENGTH).unwrap() == used.content);
+    }
+    for (round, step) in WRITE.into_iter().enumerate() {
+        let (at, data) = (round * 5 * PAGE + 7, pattern(round as u64, PAGE));
+        used.arm(&format!("{PANIC}{step}"));
+        at_worst_eio(step, used.written.write_all_at(&data, at as u64));
+        // What a write that failed has left is not known; the next one is not harmed by it.
+        used.written.write_all_at(&data, at as u64).unwrap();
+        used.model[at..at + PAGE].copy_from_slice(&data);
+        used.assert_whole(step, 1);
+    }
+    assert!(used.mounted.log().contains("a defect of templatefs, please report it"));
+}
