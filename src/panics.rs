@@ -1,8 +1,12 @@
 //! What a panic costs: the request that it met gets EIO, since its reply is dropped; and because
 //! nothing is believed of what it left in memory, and its event loop is gone, the whole process is
 //! replaced by a successor, which starts from what is on record.
+//!
+//! A WRITE is another matter: the kernel answers EIO for mapped pages to nobody, and drops them.
+//! It stays without an answer, and the successor gets it again. If that one panics too, the fault
+//! is in the request, and EIO is what is left.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic;
 use std::sync::Arc;
 use std::thread;
@@ -21,6 +25,17 @@ impl Drop for Lost {
 thread_local! {
     /// Dropped at the end of a thread, when its panic has dropped the reply.
     static LOST: RefCell<Option<Lost>> = const { RefCell::new(None) };
+
+    /// This thread serves a request that must not be answered EIO.
+    static UNANSWERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does what a panic is not to be an answer to.
+pub fn unanswered<T>(request: impl FnOnce() -> T) -> T {
+    UNANSWERED.set(true);
+    let done = request();
+    UNANSWERED.set(false);
+    done
 }
 
 /// Panics are logged from now on; `lost` is called once one has ended an event loop.
@@ -30,6 +45,10 @@ pub fn watch(lost: impl Fn() + Send + Sync + 'static) {
         let current = thread::current();
         let name = current.name().unwrap_or("?");
         log::error!("a defect of templatefs, please report it: thread {name}: {info}");
+        if UNANSWERED.try_with(Cell::get).unwrap_or(false) {
+            // This ends the process if there will be another one.
+            lost();
+        }
         if name.starts_with(EVENT_LOOP) {
             let _ = LOST.try_with(|slot| *slot.borrow_mut() = Some(Lost(lost.clone())));
         }
@@ -55,18 +74,24 @@ mod tests {
         let (sender, said) = channel();
         let lost = Mutex::new(sender.clone());
         watch(move || drop(lost.lock().map(|sender| sender.send("lost"))));
-        let run = |name: &str, defect: bool| {
+        let run = |name: &str, defect: bool, answered: bool| {
             let reply = Reply(sender.clone());
             let handler = move || {
                 let _reply = reply;
-                assert!(!defect, "a defect");
+                let request = || assert!(!defect, "a defect");
+                if answered { request() } else { unanswered(request) }
             };
             let _ = thread::Builder::new().name(name.into()).spawn(handler).unwrap().join();
         };
-        run("fuser-0", false);
-        run("errand", true);
-        run("fuser-1", true);
+        run("fuser-0", false, false);
+        run("errand", true, true);
+        run("fuser-1", true, true);
+        run("fuser-2", true, false);
         let _ = panic::take_hook();
-        assert_eq!(said.try_iter().collect::<Vec<_>>(), ["reply", "reply", "reply", "lost"]);
+        assert_eq!(
+            said.try_iter().collect::<Vec<_>>(),
+            ["reply", "reply", "reply", "lost", "lost", "reply", "lost"],
+            "the last one would not have come to its reply"
+        );
     }
 }

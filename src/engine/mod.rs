@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 pub use attributes::{Attributes, Changes, FileKind};
 pub use data::{Allocate, Seek};
-pub use ledger::{Entry, Negotiated};
+pub use ledger::{Entry, Negotiated, RESENT};
 pub use lookup::DirectoryEntry;
 pub use nodes::{Content, CounterValues, FIRST_FOREIGN, ROOT};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};

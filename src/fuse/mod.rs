@@ -24,9 +24,10 @@ use fuser::{
 
 use crate::access::Caller;
 use crate::control::{self, Attribute, Control};
-use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Negotiated, Released};
+use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Negotiated, RESENT, Released};
 use crate::errands;
 use crate::error::Result;
+use crate::panics;
 use crate::passthrough;
 use crate::takeover;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
@@ -257,7 +258,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.engine.write(handle.0, offset, data) {
+        let write = || self.engine.write(handle.0, offset, data);
+        let is_first_try = request.unique().0 & RESENT == 0;
+        match if is_first_try { panics::unanswered(write) } else { write() } {
             Ok(()) => reply.written(data.len() as u32),
             Err(error)
                 if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) && errands::is_passing(&error) =>
