@@ -35,6 +35,7 @@ pub enum Command {
     Views(ViewsArgs),
     Top(TopArgs),
     Map(MapArgs),
+    Profile(ProfileArgs),
     Discard(DiscardArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
@@ -43,13 +44,15 @@ pub enum Command {
     PageCache(PageCacheArgs),
     #[command(hide = true)]
     Serve(ServeArgs),
+    #[command(hide = true)]
+    Warm(WarmArgs),
 }
 
 /// Mount a store of templates.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
                         foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
-                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, read_ahead=KIB, policy=FILE, budget=SIZE, overcommit=RATIO and max_private=SIZE; a comma in a path is written `\\,` there. The usual words of \
+                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, warm=N, read_ahead=KIB, policy=FILE, budget=SIZE, overcommit=RATIO and max_private=SIZE; a comma in a path is written `\\,` there. The usual words of \
                         fstab are accepted; ro, exec and what is unknown are errors.\n\n\
                         Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
 pub struct MountArgs {
@@ -94,6 +97,10 @@ pub struct MountArgs {
     /// next opens wait for nothing (default 0); each takes its template's data in memory
     #[arg(long, value_name = "N")]
     pub pool: Option<String>,
+    /// Keep N views ready of the templates last opened for writing, with their learned working set in
+    /// the page cache already (default 0); see `templatefs profile`
+    #[arg(long, value_name = "N")]
+    pub warm: Option<String>,
     /// What the kernel reads around a fault of a view that is served through the daemon (root; the
     /// kernel's default is 128): more makes first touches faster, and every view cache more pages
     #[arg(long, value_name = "KIB")]
@@ -269,6 +276,35 @@ pub struct MapArgs {
     pub png: Option<PathBuf>,
 }
 
+/// Show, export, import or clear what was learned of templates: the pages that their views touch.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A mount learns from each private view without a name that is written: what it wrote, and, on a \
+                        mount with --warm, what it had mapped in its first seconds. PAGES are those that at \
+                        least half of the last 8 views touched; VIEWS is how many taught it; READY how many \
+                        views wait with these pages in the page cache. A profile is of one file: a template \
+                        that is replaced is learned anew.\n\n\
+                        Example:\n  templatefs profile /mnt/t\n  \
+                        templatefs profile /mnt/t debian/12.ram --export 12.profile"
+)]
+pub struct ProfileArgs {
+    pub mountpoint: PathBuf,
+    /// Only this one, as it is written in a path below the mountpoint
+    pub template: Option<String>,
+    /// Write the profile to a file
+    #[arg(long, value_name = "FILE", requires = "template", conflicts_with_all = ["import", "clear", "json"])]
+    pub export: Option<PathBuf>,
+    /// Take over a profile of a template with the same content, which replaces what was learned
+    #[arg(long, value_name = "FILE", requires = "template", conflicts_with_all = ["clear", "json"])]
+    pub import: Option<PathBuf>,
+    /// Forget what was learned
+    #[arg(long, conflicts_with = "json")]
+    pub clear: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Discard a named view and what was written to it.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  templatefs discard '/mnt/t/debian/12.ram?rom=off&view=web-1'\n  \
@@ -306,6 +342,14 @@ pub struct ManArgs {
 #[derive(Debug, Clone, Args)]
 pub struct PageCacheArgs {
     pub mountpoint: PathBuf,
+}
+
+/// Make the kernel know nodes before they are views; a daemon runs this.
+#[derive(Debug, Clone, Args)]
+pub struct WarmArgs {
+    pub mountpoint: PathBuf,
+    /// Whose work it is: its end is the end of it
+    pub daemon: i32,
 }
 
 /// Puts `mount` in front of the form that mount.fuse3 calls: `STORE MOUNTPOINT [-o OPTIONS]`.

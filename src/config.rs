@@ -34,6 +34,8 @@ pub struct MountConfig {
     pub backing: Backing,
     /// 0 to 64.
     pub pool: usize,
+    /// 0 to 64.
+    pub warm: usize,
     /// In bytes, for all private views together, times how much more may be promised.
     pub budget: Option<u64>,
     /// In thousandths, at least 1,000.
@@ -57,6 +59,7 @@ impl MountConfig {
             allow_template_writes: self.allow_template_writes,
             backing: self.backing,
             pool: self.pool,
+            warm: self.warm,
             budget: self.promised(),
             max_private: self.max_private,
         }
@@ -97,6 +100,7 @@ impl MountConfig {
             metrics_listen: given.metrics_listen,
             backing: given.backing.unwrap_or_default(),
             pool: given.pool.unwrap_or(0),
+            warm: given.warm.unwrap_or(0),
             read_ahead: given.read_ahead,
             policy: given.policy,
             budget: given.budget,
@@ -129,6 +133,7 @@ impl MountConfig {
             ("--max-private", self.max_private.map(|bytes| bytes.to_string().into())),
             ("--backing", Some(self.backing.as_str().into())),
             ("--pool", Some(self.pool.to_string().into())),
+            ("--warm", Some(self.warm.to_string().into())),
             ("--read-ahead", self.read_ahead.map(|bytes| (bytes / 1024).to_string().into())),
             ("--metrics-listen", self.metrics_listen.as_ref().map(|address| address.option().into())),
         ];
@@ -159,6 +164,7 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         args.metrics_listen.clone().map(MountOption::MetricsListen),
         args.backing.clone().map(MountOption::Backing),
         args.pool.clone().map(MountOption::Pool),
+        args.warm.clone().map(MountOption::Warm),
         args.read_ahead.clone().map(MountOption::ReadAhead),
     ]
     .into_iter()
@@ -178,6 +184,7 @@ struct Given {
     metrics_listen: Option<Address>,
     backing: Option<Backing>,
     pool: Option<usize>,
+    warm: Option<usize>,
     read_ahead: Option<u64>,
     policy: Option<PathBuf>,
     budget: Option<u64>,
@@ -213,7 +220,8 @@ impl Given {
             }
             MountOption::Backing(text) => once(&mut self.backing, "backing", backing(&text)?)?,
             MountOption::ReadAhead(text) => once(&mut self.read_ahead, "read_ahead", read_ahead(&text)?)?,
-            MountOption::Pool(text) => once(&mut self.pool, "pool", pool(&text)?)?,
+            MountOption::Pool(text) => once(&mut self.pool, "pool", few("pool", &text)?)?,
+            MountOption::Warm(text) => once(&mut self.warm, "warm", few("warm", &text)?)?,
         }
         Ok(())
     }
@@ -245,10 +253,11 @@ fn backing(text: &str) -> Result<Backing> {
     })
 }
 
-fn pool(text: &str) -> Result<usize> {
+/// How many of something to keep ready.
+fn few(option: &str, text: &str) -> Result<usize> {
     text.parse().ok().filter(|n| *n <= MountConfig::MAX_POOL).ok_or_else(|| {
         let text = printable(text.as_bytes());
-        Error::Invalid(format!("pool={text}: it is a number from 0 to {}", MountConfig::MAX_POOL))
+        Error::Invalid(format!("{option}={text}: it is a number from 0 to {}", MountConfig::MAX_POOL))
     })
 }
 
@@ -356,7 +365,7 @@ mod tests {
     #[test]
     fn the_serving_process_is_told_the_same() {
         let all = "rw,allow_other,allow_template_writes,foreground,nonempty,threads=3,log_level=debug,log_file=/l,\
-                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,read_ahead=512,policy=/p,budget=3GiB,\
+                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,warm=5,read_ahead=512,policy=/p,budget=3GiB,\
                    overcommit=1.5,max_private=1000";
         for words in [&[][..], &["-o", all], &["-o", "metrics_listen=unix:/m"]] {
             let config = config(words).unwrap();

@@ -1,6 +1,7 @@
 //! What must not be done on an event-loop thread, since it waits for the kernel, which may be
 //! waiting for that thread.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -8,8 +9,10 @@ use std::time::Duration;
 use fuser::{Errno, INodeNo, Notifier, ReplyLseek, ReplyWrite};
 use rustix::io::Errno as Code;
 
+use crate::control;
 use crate::engine::{Engine, Seek};
 use crate::error::Error;
+use crate::warm;
 
 /// How often a held write is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -20,13 +23,44 @@ pub fn run(name: &str, errand: impl FnOnce() + Send + 'static) -> bool {
     thread::Builder::new().name(name.into()).spawn(errand).is_ok()
 }
 
-/// Lets the kernel drop its pages of a view that is gone.
-pub fn drop_cache(notifier: Notifier, node: u64) {
+/// Lets the kernel drop its pages of a view that is gone, and the entry by which it was warmed.
+pub fn drop_cache(notifier: Notifier, node: u64, warm: bool) {
     run("drop-cache", move || {
+        if warm {
+            let _ = drop_warm_entry(&notifier, node);
+        }
         if let Err(error) = notifier.inval_inode(INodeNo(node), 0, 0) {
             log::debug!("node {node}: its cached pages stay until memory is short: {error}");
         }
     });
+}
+
+/// The entry leads to a node that the kernel keeps for nothing else. An error where there is none.
+pub fn drop_warm_entry(notifier: &Notifier, node: u64) -> io::Result<()> {
+    notifier.inval_entry(INodeNo(control::WARM), node.to_string().as_ref())
+}
+
+/// The kernel's page cache, as far as nodes are warmed.
+pub struct PageCache(pub Notifier);
+
+impl warm::Kernel for PageCache {
+    fn store(&self, node: u64, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.store(INodeNo(node), offset, data)
+    }
+
+    fn drop_entry(&self, node: u64) {
+        if let Err(error) = drop_warm_entry(&self.0, node) {
+            log::debug!("node {node}: no warm entry to drop: {error}");
+        }
+    }
+
+    /// With its directory each entry goes.
+    fn drop_all_entries(&self) {
+        let directory = INodeNo(control::DIRECTORY_NODE);
+        if let Err(error) = self.0.inval_entry(directory, control::WARM_NAME.as_ref()) {
+            log::debug!("no warm entries to drop: {error}");
+        }
+    }
 }
 
 /// Whether an error could end by itself, or by an operator's hand.

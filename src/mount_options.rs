@@ -27,6 +27,7 @@ pub enum MountOption {
     MetricsListen(String),
     Backing(String),
     Pool(String),
+    Warm(String),
     ReadAhead(String),
 }
 
@@ -92,6 +93,7 @@ fn option(word: &[u8]) -> Result<Option<MountOption>> {
         b"metrics_listen" => MountOption::MetricsListen(text(key, value)?),
         b"backing" => MountOption::Backing(text(key, value)?),
         b"pool" => MountOption::Pool(text(key, value)?),
+        b"warm" => MountOption::Warm(text(key, value)?),
         b"read_ahead" => MountOption::ReadAhead(text(key, value)?),
         b"ro" => {
             return Err(refused(

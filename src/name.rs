@@ -228,6 +228,12 @@ fn parse_switch(value: &[u8]) -> Option<bool> {
     }
 }
 
+/// A template's path in the store as it is written in a path of the mount.
+pub fn written(path: &[u8]) -> String {
+    let parts: Vec<String> = path.split(|b| *b == b'/').map(|part| printable(&escape(part))).collect();
+    parts.join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use fuser::{BackgroundSession, Notifier, Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,6 +16,7 @@ use crate::bdi;
 use crate::config::MountConfig;
 use crate::control::Control;
 use crate::engine::{Content, Engine, Recorder, Recovered};
+use crate::errands;
 use crate::error::{Error, Result};
 use crate::fuse::Adapter;
 use crate::inspect::Inspector;
@@ -23,11 +25,13 @@ use crate::listen::{Listener, Serving};
 use crate::mount;
 use crate::passthrough;
 use crate::policy::Guard;
+use crate::profile::{self, Profiles};
 use crate::state::{self, StateDirectory};
 use crate::steps::step;
 use crate::store::DirectoryStore;
 use crate::takeover;
 use crate::views::Views;
+use crate::warm;
 
 /// Checks what is to be mounted, and takes the state directory. The result names all places
 /// without symlinks: once something is mounted they can be resolved no more.
@@ -71,6 +75,7 @@ pub fn serve(
     raise_file_limit();
     let store = store(config, keeper, &mut kept)?;
     let retired = recorder.read(|ledger| ledger.retired.clone());
+    let profiles = Arc::new(profiles(&state, before.is_some())?);
     let views = Views::load(&state.views(), &recorder.open_nodes(), &retired)?;
     let guard = guard(config, &store, before.is_some())?;
     let engine = Engine::new(Box::new(store), views, config.options(), recorder, keeper.clone());
@@ -78,7 +83,7 @@ pub fn serve(
     // A signal must never find the mount there and nobody to unmount it.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("signals", e))?;
     let inspector = Arc::new(OnceLock::new());
-    let control = Arc::new(Control::new(engine.clone(), inspector.clone()));
+    let control = Arc::new(Control::new(engine.clone(), inspector.clone(), profiles.clone()));
     let is_successor = before.is_some();
     let undo = |_: &Error| {
         if !is_successor {
@@ -104,18 +109,22 @@ pub fn serve(
         true => take_over(&engine, control, &device, kept, config),
         false => begin(&engine, control, &device, keeper, config),
     };
-    let serving = started.and_then(|running| {
+    let serving = started.and_then(|(running, notifier)| {
         match state.describe(&config.store, mountpoint, held_by) {
             // There may be no room, which is no reason to leave the users waiting.
             Err(error) if is_successor => log::warn!("{error}"),
             described => described?,
         }
+        let learning = start_learning(&engine, &profiles, &inspector)?;
+        if engine.warms() {
+            start_warming(&engine, &profiles, notifier, mountpoint)?;
+        }
         obey_signals(signals, engine.clone(), mountpoint.clone())?;
         // The file of a unix socket goes when this does.
         let metrics = listener.map(|listener| serve_metrics(listener, inspector)).transpose()?;
-        Ok((running, metrics))
+        Ok((running, learning, metrics))
     });
-    let (running, _metrics) = serving.inspect_err(undo)?;
+    let (running, learning, _metrics) = serving.inspect_err(undo)?;
     if !is_successor {
         log::info!("{} is mounted on {}", config.store.display(), mountpoint.display());
     }
@@ -131,6 +140,8 @@ pub fn serve(
     }
     engine.views().remove_all_unnamed();
     state.forget_journal();
+    engine.end_lessons();
+    let _ = learning.join();
     log::info!("{} is unmounted", mountpoint.display());
     ended
 }
@@ -153,7 +164,7 @@ fn begin(
     device: &Arc<OwnedFd>,
     keeper: &Arc<Keeper>,
     config: &MountConfig,
-) -> Result<BackgroundSession> {
+) -> Result<(BackgroundSession, Notifier)> {
     let notifier = Arc::new(OnceLock::new());
     let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone());
     let unfit = "the kernel and this daemon do not understand each other (FUSE INIT)";
@@ -181,7 +192,7 @@ fn take_over(
     device: &Arc<OwnedFd>,
     kept: Kept,
     config: &MountConfig,
-) -> Result<BackgroundSession> {
+) -> Result<(BackgroundSession, Notifier)> {
     let negotiated = engine.recorder().read(|ledger| ledger.negotiated);
     let negotiated =
         negotiated.ok_or_else(|| Error::Stale("the journal does not tell what INIT settled".into()))?;
@@ -213,9 +224,55 @@ fn threads(config: &MountConfig) -> fuser::Config {
     library
 }
 
-fn run(session: Session<Adapter>, notifier: &OnceLock<Notifier>) -> Result<BackgroundSession> {
+fn run(session: Session<Adapter>, notifier: &OnceLock<Notifier>) -> Result<(BackgroundSession, Notifier)> {
     let _ = notifier.set(session.notifier());
-    session.spawn().map_err(|e| Error::io("threads cannot be started", e))
+    let notifier = session.notifier();
+    let running = session.spawn().map_err(|e| Error::io("threads cannot be started", e))?;
+    Ok((running, notifier))
+}
+
+/// What cannot be read is learned anew: guests do not wait for it.
+fn profiles(state: &StateDirectory, is_successor: bool) -> Result<Profiles> {
+    match Profiles::load(&state.profiles()) {
+        Err(error) if is_successor => {
+            log::error!("{error}; what was learned before is not known");
+            Ok(Profiles::none(&state.profiles()))
+        }
+        loaded => loaded,
+    }
+}
+
+/// Views that were closed and not learned from yet.
+const MAX_LESSONS: usize = 256;
+
+/// The thread that learns what views touch.
+fn start_learning(
+    engine: &Arc<Engine>,
+    profiles: &Arc<Profiles>,
+    inspector: &Arc<OnceLock<Inspector>>,
+) -> Result<JoinHandle<()>> {
+    let (sender, lessons) = sync_channel(MAX_LESSONS);
+    engine.set_lessons(sender);
+    let (engine, profiles, inspector) = (engine.clone(), profiles.clone(), inspector.clone());
+    let look = engine.warms();
+    background("learn", move || profile::learn(engine, profiles, inspector, lessons, look))
+}
+
+/// The thread that warms nodes.
+fn start_warming(
+    engine: &Arc<Engine>,
+    profiles: &Arc<Profiles>,
+    notifier: Notifier,
+    mountpoint: &Path,
+) -> Result<()> {
+    let kernel = errands::PageCache(notifier);
+    let (engine, profiles, mountpoint) = (engine.clone(), profiles.clone(), mountpoint.to_owned());
+    background("warm", move || warm::work(&engine, &profiles, &kernel, &mountpoint)).map(drop)
+}
+
+fn background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let started = thread::Builder::new().name(name.into()).spawn(work);
+    started.map_err(|e| Error::io("threads cannot be started", e))
 }
 
 /// A place that was free when the mount was made may be taken when it is taken over: guests go

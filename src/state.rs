@@ -66,6 +66,7 @@ impl StateDirectory {
             Err(e) => return Err(context(e.into())),
         }
         make_private(&path.join("views"))?;
+        make_private(&path.join("profiles"))?;
         Ok(Self { path: path.to_owned(), lock: lock.into() })
     }
 
@@ -88,6 +89,10 @@ impl StateDirectory {
 
     pub fn views(&self) -> PathBuf {
         self.path.join("views")
+    }
+
+    pub fn profiles(&self) -> PathBuf {
+        self.path.join("profiles")
     }
 
     /// There is nothing to take over any more.

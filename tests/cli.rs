@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "mount",
     "umount",
     "upgrade",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 12] = [
     "views",
     "top",
     "map",
+    "profile",
     "discard",
     "demo",
     "completions",

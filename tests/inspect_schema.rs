@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use common::limit::limit;
+use common::files::SOON;
+use common::limit::{limit, poll};
 use common::mounted::{Mounted, Options, binary};
 use serde_json::Value;
 
@@ -68,6 +69,16 @@ fn the_documented_fields_are_those_of_a_real_mount() {
     assert_eq!(templates["schema"], 1);
     check("A template", &templates["templates"][0]);
 
+    let view = File::options().read(true).write(true).open(mounted.path("debian/12.ram?rom=off")).unwrap();
+    view.write_all_at(&[7; 4096], 0).unwrap();
+    drop(view);
+    let profile = poll(SOON, || {
+        let list: Value = serde_json::from_str(&read("profiles.json")).unwrap();
+        assert_eq!(list["schema"], 1);
+        list["profiles"].get(0).cloned()
+    });
+    check("A profile", &profile.expect("what was learned"));
+
     let status = read("views/v/status");
     let (names, _) = documented("A view");
     let keys: BTreeSet<String> = status.lines().map(|line| line.split(':').next().unwrap().into()).collect();
@@ -108,8 +119,15 @@ fn the_documented_control_files_are_there_and_have_the_documented_lines() {
         let entries = fs::read_dir(control.join(directory)).unwrap().map(|entry| entry.unwrap());
         entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
     };
+    let teacher = File::options().write(true).open(mounted.path("a?rom=off")).unwrap();
+    teacher.write_all_at(b"x", 0).unwrap();
+    drop(teacher);
+    let profiles = poll(SOON, || Some(names("profiles")).filter(|names| names.len() == 2));
+    let is_key = |name: &str| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let kind = |name: String| if is_key(&name) { "profiles/KEY".into() } else { format!("profiles/{name}") };
     let mut found = names("");
-    assert!(found.remove("views"));
+    assert!(found.remove("views") && found.remove("profiles"));
+    found.extend(profiles.expect("what was learned").into_iter().map(kind));
     found.extend(names("views/v").into_iter().map(|name| format!("views/v/{name}")));
     assert_eq!(found, documented);
     let pages = fs::read_to_string(control.join("views/v/pages")).unwrap();

@@ -43,22 +43,29 @@ const OPERATIONS_A_ROUND: u64 = 250;
 
 #[test]
 fn two_views_at_once_agree_with_vectors_as_root() {
-    run(&[], seconds(7));
+    drop(run(&[], seconds(7)));
 }
 
 #[test]
 fn two_views_at_once_agree_with_vectors_where_one_thread_serves_all() {
-    run(&["--threads", "1"], seconds(3));
+    drop(run(&["--threads", "1"], seconds(3)));
 }
 
 /// Those without a name; the others are overlays as ever.
 #[test]
 fn two_views_at_once_agree_with_vectors_where_they_are_in_memory() {
     if is_root() {
-        run(&["--backing", "auto", "--pool", "1"], seconds(5));
+        drop(run(&["--backing", "auto", "--pool", "1"], seconds(5)));
     } else {
         println!("skipped: views in memory need root");
     }
+}
+
+/// Those without a name, once the mount has learned what the earlier ones touched.
+#[test]
+fn two_views_at_once_agree_with_vectors_where_they_are_warm() {
+    let log = run(&["--warm", "4"], seconds(5));
+    println!("{} views were warmed", log.matches(" is warm with ").count());
 }
 
 #[test]
@@ -75,7 +82,8 @@ fn from_environment(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
-fn run(arguments: &[&'static str], time: Duration) {
+/// Returns what the daemons logged.
+fn run(arguments: &[&'static str], time: Duration) -> String {
     let _limit = limit(time + Duration::from_secs(200));
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = from_environment("TEMPLATEFS_TEST_SEED").unwrap_or_else(|| now().into());
@@ -88,6 +96,7 @@ fn run(arguments: &[&'static str], time: Duration) {
         stage.change_daemon();
     }
     println!("{} operations in {} rounds agreed (seed {seed}, {who})", stage.operations, stage.rounds);
+    stage.mounted.log()
 }
 
 struct Stage {

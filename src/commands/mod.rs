@@ -14,6 +14,7 @@ mod ls;
 mod map;
 mod mount;
 mod page_cache;
+mod profile;
 mod readers;
 mod resolve;
 mod serve;
@@ -22,6 +23,7 @@ mod top;
 mod umount;
 mod upgrade;
 mod views;
+mod warm;
 
 /// An error becomes one line on stderr and exit code 1; clap has answered wrong usage with 2.
 pub fn run(command: Command) -> Result<ExitCode> {
@@ -38,6 +40,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Views(args) => views::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::Warm(args) => warm::run(&args),
         Command::Discard(args) => discard::run(&args),
         Command::Demo(_) => demo::run(),
     }

@@ -21,11 +21,17 @@ pub enum Entry {
     Status(String),
     Pages(String),
     Resident(String),
+    ProfilesJson,
+    Profiles,
+    Profile(String),
+    Import,
+    /// Where nodes are looked up to be warmed; in no listing.
+    Warm,
 }
 
 impl Entry {
     pub fn is_directory(&self) -> bool {
-        matches!(self, Self::Root | Self::Views | Self::View(_))
+        matches!(self, Self::Root | Self::Views | Self::View(_) | Self::Profiles | Self::Warm)
     }
 
     /// What a directory always holds: name, and whether that is a directory.
@@ -34,6 +40,8 @@ impl Entry {
             Self::Root => &[
                 ("metrics", false),
                 ("pages", false),
+                ("profiles", true),
+                ("profiles.json", false),
                 ("state", false),
                 ("templates.json", false),
                 ("version", false),
@@ -55,6 +63,11 @@ impl Entry {
             (Self::Root, "metrics") => Some(Self::Metrics),
             (Self::Root, "pages") => Some(Self::AllPages),
             (Self::Root, "views") => Some(Self::Views),
+            (Self::Root, "profiles.json") => Some(Self::ProfilesJson),
+            (Self::Root, "profiles") => Some(Self::Profiles),
+            (Self::Root, WARM_NAME) => Some(Self::Warm),
+            (Self::Profiles, "import") => Some(Self::Import),
+            (Self::Profiles, key) => Some(Self::Profile(key.into())),
             (Self::Views, id) => Some(Self::View(id.into())),
             (Self::View(id), "status") => Some(Self::Status(id.clone())),
             (Self::View(id), "pages") => Some(Self::Pages(id.clone())),
@@ -75,8 +88,17 @@ struct Table {
     next: u64,
 }
 
-/// Ids of the directories that are always there: processes may stay in them.
-const LASTING: [(Entry, u64); 2] = [(Entry::Root, FIRST_FOREIGN), (Entry::Views, FIRST_FOREIGN + 1)];
+/// Ids of the directories that are always there: processes may stay in them, and the kernel is told by
+/// them which entries to drop.
+pub const DIRECTORY_NODE: u64 = FIRST_FOREIGN;
+pub const WARM_NAME: &str = "warm";
+pub const WARM: u64 = FIRST_FOREIGN + 3;
+const LASTING: [(Entry, u64); 4] = [
+    (Entry::Root, DIRECTORY_NODE),
+    (Entry::Views, FIRST_FOREIGN + 1),
+    (Entry::Profiles, FIRST_FOREIGN + 2),
+    (Entry::Warm, WARM),
+];
 const FIRST_PASSING: u64 = 64;
 
 impl Paths {

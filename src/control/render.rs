@@ -11,8 +11,9 @@ use super::paths::Entry;
 use crate::access::Caller;
 use crate::engine::PageRun;
 use crate::error::{Error, Result};
-use crate::inspect::{Holding, ResidentPages, ViewReport};
+use crate::inspect::{Holding, ResidentPages, SCHEMA, ViewReport};
 use crate::overlay::State;
+use crate::profile::ProfileList;
 
 impl Control {
     pub(super) fn render(&self, caller: &Caller, entry: &Entry) -> Result<Vec<u8>> {
@@ -53,7 +54,15 @@ impl Control {
                 write_resident(&mut text, &pages);
                 Ok(text.into_bytes())
             }
-            Entry::Root | Entry::Views | Entry::View(_) => {
+            Entry::ProfilesJson => json(&ProfileList {
+                schema: SCHEMA,
+                profiles: self.profiles.list(|identity| self.engine.ready(identity)),
+            }),
+            Entry::Profile(key) => {
+                self.profiles.export(key).ok_or_else(|| Error::NotFound(format!("profile {key}: it is gone")))
+            }
+            Entry::Import => Err(Error::Denied("profiles/import: it can only be written".into())),
+            Entry::Root | Entry::Views | Entry::View(_) | Entry::Profiles | Entry::Warm => {
                 Err(Error::io("a control directory", rustix::io::Errno::ISDIR))
             }
         }

@@ -82,6 +82,6 @@ fn kind_of(what: &What) -> Option<(&TemplateRef, Kind)> {
         What::Rom { template, .. } => Some((template, Kind::Rom)),
         What::Template { template } => Some((template, Kind::Template)),
         What::Private(private) => Some((&private.template, Kind::Private)),
-        What::Directory { .. } | What::Leftover { .. } => None,
+        What::Directory { .. } | What::Leftover { .. } | What::Warm { .. } => None,
     }
 }

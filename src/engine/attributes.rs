@@ -89,6 +89,7 @@ impl Engine {
                 Ok(attributes)
             }
             What::Private(private) => self.private_attributes(caller, node, private, &metadata()?),
+            What::Warm { template } => Ok(of_warm(node.id, template)),
             What::Leftover { view, .. } => self.leftover_attributes(node.id, view),
         }
     }
@@ -132,21 +133,7 @@ impl Engine {
     /// What a view that cannot be opened costs, and whose it is. One of which nothing is known is the
     /// daemon's own.
     fn leftover_attributes(&self, node: u64, view: &Label) -> Result<Attributes> {
-        let mut attributes = Attributes {
-            node,
-            kind: FileKind::File,
-            size: 0,
-            blocks: 0,
-            mode: 0o600,
-            nlink: 1,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            valid: Duration::ZERO,
-            entry_valid: Duration::ZERO,
-        };
+        let mut attributes = of_nothing(node);
         match self.views.find(view) {
             Ok(Some(Named { record, usage, mtime })) => {
                 attributes.size = record.extent.size;
@@ -179,6 +166,7 @@ impl Engine {
             What::Template { template } => self.change_template(caller, &node, template, handle, changes)?,
             What::Private(private) => self.change_private(caller, &node, private, changes)?,
             What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
+            What::Warm { .. } => return Err(super::warming::not_a_view(node.id)),
             What::Rom { .. } | What::Directory { .. } => {
                 return Err(Error::ReadOnly(format!("node {id}: its attributes are changed in the store")));
             }
@@ -247,6 +235,30 @@ impl Engine {
                 }
             };
         authored.file.set_len(size).map_err(|e| Error::io("truncate of a template", e))
+    }
+}
+
+/// Of the right size: the kernel keeps no page beyond it. Its owner is whoever it is handed out to.
+fn of_warm(node: u64, template: &TemplateRef) -> Attributes {
+    Attributes { size: template.identity.size, ..of_nothing(node) }
+}
+
+/// A file of the daemon's own that is empty.
+fn of_nothing(node: u64) -> Attributes {
+    Attributes {
+        node,
+        kind: FileKind::File,
+        size: 0,
+        blocks: 0,
+        mode: 0o600,
+        nlink: 1,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        valid: Duration::ZERO,
+        entry_valid: Duration::ZERO,
     }
 }
 

@@ -9,7 +9,8 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 use super::Engine;
-use super::nodes::{Content, Counters, Node, What};
+use super::counters::Counters;
+use super::nodes::{Content, Node, What};
 use super::open::{Handle, HandleId};
 use crate::error::{Error, Result};
 use crate::pins::Pinned;
@@ -183,7 +184,9 @@ impl Engine {
     fn failed(&self, node: &Node, what: &str, offset: u64, length: usize, error: io::Error) -> Error {
         self.count(node, Counters::failed);
         let template = match &node.what {
-            What::Rom { template, .. } | What::Template { template } => Some(template),
+            What::Rom { template, .. } | What::Template { template } | What::Warm { template } => {
+                Some(template)
+            }
             What::Private(private) => Some(&private.template),
             What::Directory { .. } | What::Leftover { .. } => None,
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::attributes::STORE_VALID;
 use super::ledger::{Entry, RESENT};
 use super::nodes::{Node, PrivateRef, TemplateRef, What};
+use super::walks::Step;
 use super::{Attributes, Engine};
 use crate::access::{Caller, READ, SEARCH, WRITE};
 use crate::admit::{admit, misnamed};
@@ -73,7 +74,12 @@ impl Engine {
         let kind = admit(&request, shown)?;
         let query = request.query.unwrap_or_default();
         let what = self.what(caller, kind, query, path, &metadata, identity)?;
-        self.nodes.look_up(what, Some(metadata))
+        match what {
+            What::Private(private) if self.may_be_warm(&private) => {
+                self.look_up_warmed(Step::new(caller, parent.id, raw), private, metadata)
+            }
+            what => self.nodes.look_up(what, Some(metadata)),
+        }
     }
 
     fn what(

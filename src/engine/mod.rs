@@ -3,6 +3,7 @@
 
 mod admission;
 mod attributes;
+mod counters;
 mod data;
 mod filling;
 mod ledger;
@@ -13,6 +14,8 @@ mod promises;
 mod recorder;
 mod recover;
 mod snapshot;
+mod walks;
+mod warming;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,14 +25,16 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 pub use attributes::{Attributes, Changes, FileKind};
+pub use counters::CounterValues;
 pub use data::{Allocate, Seek};
 pub use ledger::{Entry, Negotiated, RESENT};
 pub use lookup::DirectoryEntry;
-pub use nodes::{Content, CounterValues, FIRST_FOREIGN, ROOT};
+pub use nodes::{Content, FIRST_FOREIGN, ROOT, TemplateRef};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};
 pub use recorder::Recorder;
 pub use recover::Recovered;
 pub use snapshot::{Child, Opener, PageRun, ViewSnapshot};
+pub use warming::{Lesson, WarmWork};
 
 use crate::access::{Caller, Guarded, permitted};
 use crate::budget::Budget;
@@ -42,8 +47,10 @@ use crate::policy::Guard;
 use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
-use nodes::{Counters, Node, Nodes, Totals, What};
+use counters::{Counters, Totals};
+use nodes::{Forgotten, Node, Nodes, What};
 use open::{Handle, HandleId};
+use warming::Warming;
 
 /// What an operator decides for a whole mount.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,6 +60,8 @@ pub struct Options {
     pub backing: Backing,
     /// How many filled copies wait for the next views in memory.
     pub pool: usize,
+    /// How many nodes whose first pages the kernel has already wait for the next views.
+    pub warm: usize,
     /// What all private views may come to own together, in bytes; None: whatever there is.
     pub budget: Option<u64>,
     /// How large one private view may be, in bytes.
@@ -87,6 +96,7 @@ pub struct Engine {
     budget: Arc<Budget>,
     /// Held by an OPEN that counts views, so that no other one counts the same.
     counting: Mutex<()>,
+    warming: Warming,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
 }
@@ -114,6 +124,7 @@ impl Engine {
             inspectors: DashMap::new(),
             options,
             pool: Pool::new(options.pool),
+            warming: Warming::new(options.warm),
             guard: Guard::default(),
             budget: Budget::new(options.budget),
             counting: Mutex::default(),
@@ -171,13 +182,18 @@ impl Engine {
 
     /// The kernel has dropped `lookups` references to a node.
     pub fn forget(&self, id: u64, lookups: u64) {
-        if let Some(node) = self.nodes.forget(id, lookups) {
-            self.clean_up(&node);
+        match self.nodes.forget(id, lookups) {
+            Forgotten::Kept => {}
+            Forgotten::Gone(node) => self.clean_up(&node),
+            Forgotten::Unused(id, warmth) => self.take_back(id, warmth),
         }
     }
 
     /// A view that was changed but never opened is let go of with its node.
     fn clean_up(&self, node: &Node) {
+        if let What::Warm { .. } = node.what {
+            return self.warming.lost(node.id);
+        }
         let content = node.state.lock().take_content();
         if let What::Private(private) = &node.what {
             self.closed_view(node, private, content);
@@ -232,3 +248,5 @@ impl Engine {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod warm_tests;

@@ -1,12 +1,15 @@
 //! The node ids of a mount.
 //!
 //! Invariants:
-//! - a node id means one thing for ever; ids are never reused;
+//! - a node id means one thing for ever; ids are never reused. A warm node means nothing yet: it
+//!   becomes one private view, once;
 //! - the page cache belongs to the node id: what may share content (a ROM view, a view with a
 //!   name, a directory) is found again under the same id, and a private view without a name gets
 //!   a new one at each LOOKUP, so that no two path walks ever share one;
 //! - a node stays until the kernel has forgotten each LOOKUP and released each OPEN of it, in
 //!   whichever order these arrive.
+
+mod warm;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,9 +22,14 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::counters::Counters;
 use super::ledger::{Entry, path_bytes};
 use super::recorder::Recorder;
 use crate::budget::Promise;
+#[cfg(test)]
+pub use warm::WARM_LOOKUPS;
+pub use warm::Warmth;
+
 use crate::error::Result;
 use crate::memory::MemoryView;
 use crate::name::Label;
@@ -50,6 +58,10 @@ pub enum What {
         template: TemplateRef,
     },
     Private(PrivateRef),
+    /// Nobody's yet: the kernel is given pages of it before it becomes a private view (warming.rs).
+    Warm {
+        template: TemplateRef,
+    },
     /// A view with a name that cannot be opened: it can be looked at and discarded.
     Leftover {
         view: Label,
@@ -108,85 +120,10 @@ pub struct Node {
     pub state: Mutex<OpenState>,
     pub since: SystemTime,
     pub counters: Counters,
+    /// Of a view that was handed out warm.
+    pub warmth: Option<Warmth>,
     /// Guarded by the index lock for nodes that can be found again.
     lookups: AtomicU64,
-}
-
-/// What was asked of a node since it was first looked up.
-#[derive(Default)]
-pub struct Counters {
-    opens: AtomicU64,
-    reads: AtomicU64,
-    read_bytes: AtomicU64,
-    writes: AtomicU64,
-    write_bytes: AtomicU64,
-    errors: AtomicU64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CounterValues {
-    pub opens: u64,
-    pub reads: u64,
-    pub read_bytes: u64,
-    pub writes: u64,
-    pub write_bytes: u64,
-    pub errors: u64,
-}
-
-impl Counters {
-    pub fn opened(&self) {
-        self.opens.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn read(&self, bytes: usize) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub fn written(&self, bytes: usize) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        self.write_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub fn failed(&self) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn values(&self) -> CounterValues {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CounterValues {
-            opens: get(&self.opens),
-            reads: get(&self.reads),
-            read_bytes: get(&self.read_bytes),
-            writes: get(&self.writes),
-            write_bytes: get(&self.write_bytes),
-            errors: get(&self.errors),
-        }
-    }
-}
-
-/// What was asked of all nodes since the mount was made: goes on when a node goes.
-#[derive(Default)]
-pub struct Totals {
-    rom: Counters,
-    private: Counters,
-    template: Counters,
-}
-
-impl Totals {
-    pub fn of(&self, what: &What) -> Option<&Counters> {
-        match what {
-            What::Rom { .. } => Some(&self.rom),
-            What::Private(_) => Some(&self.private),
-            What::Template { .. } => Some(&self.template),
-            What::Directory { .. } | What::Leftover { .. } => None,
-        }
-    }
-
-    /// By the kind of view (`ViewSnapshot::kind`).
-    pub fn values(&self) -> [(&'static str, CounterValues); 3] {
-        [("rom", self.rom.values()), ("private", self.private.values()), ("template", self.template.values())]
-    }
 }
 
 #[derive(Default)]
@@ -219,6 +156,14 @@ enum Key {
     Template((u64, u64)),
     /// Two templates may each have a candidate for a name; only one becomes the view.
     Named(Label, Identity),
+}
+
+/// What a FORGET has done.
+pub enum Forgotten {
+    Kept,
+    Gone(Arc<Node>),
+    /// The kernel threw away the LOOKUP that a warm node was handed out to: it is nobody's again.
+    Unused(u64, Warmth),
 }
 
 pub struct Nodes {
@@ -259,6 +204,11 @@ impl Nodes {
         self.nodes.get(&id).map(|node| node.clone())
     }
 
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// The node for one LOOKUP of `what`, which is counted.
     pub fn look_up(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
         let Some(key) = key(&what) else {
@@ -277,16 +227,32 @@ impl Nodes {
 
     fn insert(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
         let id = self.next_id()?;
+        self.record_lookup(id, &what)?;
+        Ok(self.insert_with(id, what, metadata, 1))
+    }
+
+    fn insert_with(&self, id: u64, what: What, metadata: Option<Metadata>, lookups: u64) -> Arc<Node> {
+        let node = Arc::new(Node { lookups: AtomicU64::new(lookups), ..Node::new(id, what, metadata) });
+        self.nodes.insert(id, node.clone());
+        node
+    }
+
+    /// Before the answer to the LOOKUP that made `id` what it is.
+    fn record_lookup(&self, id: u64, what: &What) -> Result<()> {
         // Processes may stay in a directory, and have no path along which to look it up again.
-        if let What::Directory { path } = &what {
+        if let What::Directory { path } = what {
             self.recorder.record(Entry::Directory { node: id, path: path.clone() })?;
         } else if self.unsettled.is_some_and(|end| Instant::now() < end) {
             self.recorder.record(Entry::LookedUp { node: id, what: what.clone() })?;
         }
-        let node = Arc::new(Node::new(id, what, metadata));
-        node.lookups.store(1, Ordering::Relaxed);
-        self.nodes.insert(id, node.clone());
-        Ok(node)
+        Ok(())
+    }
+
+    fn record_forgotten(&self, node: &Node) {
+        let is_recorded = || self.recorder.read(|ledger| ledger.looked_up.contains_key(&node.id));
+        if matches!(node.what, What::Directory { .. }) || is_recorded() {
+            self.recorder.record_past(Entry::Forgotten { node: node.id });
+        }
     }
 
     fn next_id(&self) -> Result<u64> {
@@ -318,13 +284,15 @@ impl Nodes {
         self.index.lock().retain(|_, id| *id != node.id);
     }
 
-    /// Returns the node if it is gone now.
-    pub fn forget(&self, id: u64, lookups: u64) -> Option<Arc<Node>> {
+    pub fn forget(&self, id: u64, lookups: u64) -> Forgotten {
         let mut index = self.index.lock();
-        let node = self.get(id)?;
-        let before = node.lookups.load(Ordering::Relaxed);
-        node.lookups.store(before.saturating_sub(lookups), Ordering::Relaxed);
-        self.remove_if_unused(&mut index, &node).then_some(node)
+        let Some(node) = self.get(id) else { return Forgotten::Kept };
+        let left = node.lookups.load(Ordering::Relaxed).saturating_sub(lookups);
+        node.lookups.store(left, Ordering::Relaxed);
+        if self.remove_if_unused(&mut index, &node) {
+            return Forgotten::Gone(node);
+        }
+        self.forgotten_of_warm(&node, lookups, left)
     }
 
     /// Removes the node of a last close that the kernel has forgotten before.
@@ -362,10 +330,7 @@ impl Nodes {
             return false;
         }
         self.nodes.remove(&node.id);
-        let is_recorded = || self.recorder.read(|ledger| ledger.looked_up.contains_key(&node.id));
-        if matches!(node.what, What::Directory { .. }) || is_recorded() {
-            self.recorder.record_past(Entry::Forgotten { node: node.id });
-        }
+        self.record_forgotten(node);
         if let Some(key) = key(&node.what)
             && index.get(&key) == Some(&node.id)
         {
@@ -384,6 +349,7 @@ impl Node {
             state: Mutex::default(),
             since: SystemTime::now(),
             counters: Counters::default(),
+            warmth: None,
             lookups: AtomicU64::new(0),
         }
     }
@@ -397,7 +363,7 @@ fn key(what: &What) -> Option<Key> {
         What::Private(PrivateRef { view: Some(view), template, .. }) => {
             Some(Key::Named(view.clone(), template.identity.clone()))
         }
-        What::Private(_) | What::Leftover { .. } => None,
+        What::Private(_) | What::Leftover { .. } | What::Warm { .. } => None,
     }
 }
 
@@ -441,7 +407,7 @@ mod tests {
     #[test]
     fn a_node_goes_with_its_last_lookup_or_its_last_close_whichever_is_later() {
         let nodes = Nodes::new(Arc::default());
-        let before = nodes.nodes.len();
+        let before = nodes.count();
         let node = nodes.look_up(private(Some("a")), None).unwrap();
         nodes.look_up(private(Some("a")), None).unwrap();
         nodes.forget(node.id, 1);
@@ -453,7 +419,7 @@ mod tests {
         nodes.closed(&node);
         assert!(nodes.get(node.id).is_none());
         assert_ne!(nodes.look_up(private(Some("a")), None).unwrap().id, node.id, "ids are never reused");
-        assert_eq!(nodes.nodes.len(), before + 1);
+        assert_eq!(nodes.count(), before + 1);
         nodes.forget(ROOT, 1000);
         assert!(nodes.get(ROOT).is_some());
     }

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Engine;
+use super::counters::Counters;
 use super::ledger::Entry;
-use super::nodes::{Content, Counters, Node, OpenState, PrivateRef, TemplateRef, What};
+use super::nodes::{Content, Node, OpenState, PrivateRef, TemplateRef, What};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
 use crate::memory::MemoryView;
@@ -30,6 +31,8 @@ pub struct Opened {
     pub plane: Plane,
     /// The kernel's name for the file that it reads by itself.
     pub backing: Option<u32>,
+    /// The kernel was given pages of this node that it has no use for.
+    pub drop_cache: bool,
 }
 
 /// How an open file's data moves.
@@ -108,6 +111,7 @@ impl Engine {
                 What::Template { template } => self.open_template(caller, &mut state, template, access)?,
                 What::Private(private) => self.open_private(caller, node.id, &mut state, private, access)?,
                 What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
+                What::Warm { .. } => return Err(super::warming::not_a_view(id)),
                 What::Directory { .. } => {
                     return Err(Error::io("a directory", rustix::io::Errno::ISDIR));
                 }
@@ -118,6 +122,12 @@ impl Engine {
         let inspection = self.inspectors.contains_key(&caller.pid);
         if !inspection {
             self.count(&node, Counters::opened);
+            self.opened_view(&node, &content);
+        }
+        // Opened for reading only, it is the template, whose pages the kernel has already.
+        let drop_cache = node.warmth.is_some() && matches!(content, Content::Template(_));
+        if drop_cache {
+            node.counters.prefetched(0);
         }
         step("open 2: made");
         let (backing, passed) = match pass(&plane) {
@@ -130,11 +140,15 @@ impl Engine {
         let record = Entry::Opened(open.recorded(handle, request));
         self.handles.insert(handle, Arc::new(open));
         if let Err(error) = passed.and_then(|()| self.recorder.record(record)) {
-            self.release(handle);
+            if let Released::DropCache(node) = self.release(handle)
+                && self.warms()
+            {
+                self.drop_warm(node);
+            }
             return Err(error);
         }
         step("open 4: recorded");
-        Ok(Opened { handle, plane, backing })
+        Ok(Opened { handle, plane, backing, drop_cache })
     }
 
     /// A handle that is not open was released by a daemon that died before it could say so.
@@ -151,7 +165,9 @@ impl Engine {
             let content = state.take_content();
             if let What::Private(private) = &node.what {
                 state.spent |= private.view.is_none();
-                if self.closed_view(&node, private, content) {
+                self.teach(&node, private, content.as_ref());
+                // A view that was warm caches pages also where it was never written.
+                if self.closed_view(&node, private, content) || node.warmth.is_some() {
                     released = Released::DropCache(node.id);
                 }
             }

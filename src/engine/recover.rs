@@ -62,7 +62,7 @@ impl Engine {
         let template = match &what {
             What::Rom { template, .. } | What::Template { template } => template,
             What::Private(private) => &private.template,
-            What::Directory { .. } | What::Leftover { .. } => return,
+            What::Directory { .. } | What::Leftover { .. } | What::Warm { .. } => return,
         };
         if let Ok(metadata) = self.find_unchanged(template) {
             self.nodes.restore(id, what, Some(metadata));
@@ -109,7 +109,7 @@ impl Engine {
         let (template, private) = match &file.what {
             What::Rom { template, .. } | What::Template { template } => (template, None),
             What::Private(private) => (&private.template, Some(private)),
-            What::Directory { .. } | What::Leftover { .. } => {
+            What::Directory { .. } | What::Leftover { .. } | What::Warm { .. } => {
                 return Err(Error::Stale("the journal says that it is open, which it cannot be".into()));
             }
         };
@@ -178,7 +178,7 @@ impl Engine {
             Content::Memory(view) => Plane::Memory(view.clone()),
             Content::Authored(_) => Plane::Cached { keep: false },
         };
-        Ok(Some(Opened { handle, plane, backing: open.backing }))
+        Ok(Some(Opened { handle, plane, backing: open.backing, drop_cache: false }))
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
-use super::nodes::{Content, CounterValues, Node, PrivateRef, TemplateRef, What};
+use super::counters::CounterValues;
+use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
 use super::open::Handle;
 use crate::access::{Caller, READ, SEARCH};
 use crate::caller::process_of;
-use crate::name::{Label, printable};
+use crate::name::{Label, written};
 use crate::overlay::{PAGE, State, Usage};
 use crate::store::{Found, Identity};
 use crate::views::Named;
@@ -275,7 +276,7 @@ fn snapshot_of_nothing(node: &Node, uid: u32) -> Option<ViewSnapshot> {
         What::Rom { template, vm } => (template, "rom", vm),
         What::Private(private) => (&private.template, "private", &private.vm),
         What::Template { template } => (template, "template", &None),
-        What::Directory { .. } | What::Leftover { .. } => return None,
+        What::Directory { .. } | What::Leftover { .. } | What::Warm { .. } => return None,
     };
     Some(ViewSnapshot {
         node: Some(node.id),
@@ -334,13 +335,6 @@ fn id_of(node: &Node) -> Option<String> {
     match &node.what {
         What::Private(PrivateRef { view: Some(name), .. }) => Some(name.to_string()),
         What::Private(_) | What::Rom { .. } | What::Template { .. } => Some(format!("@{}", node.id)),
-        What::Directory { .. } | What::Leftover { .. } => None,
+        What::Directory { .. } | What::Leftover { .. } | What::Warm { .. } => None,
     }
-}
-
-/// A template's path in the store as it is written in a path of the mount.
-fn written(path: &[u8]) -> String {
-    let parts: Vec<String> =
-        path.split(|b| *b == b'/').map(|part| printable(&crate::name::escape(part))).collect();
-    parts.join("/")
 }

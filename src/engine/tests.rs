@@ -11,23 +11,26 @@ use crate::store::DirectoryStore;
 
 const ROOT_USER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 const READ_ONLY: Access = Access { read: true, write: false };
-const READ_WRITE: Access = Access { read: true, write: true };
+pub const READ_WRITE: Access = Access { read: true, write: true };
 
-struct Fixture {
+pub struct Fixture {
     store: tempfile::TempDir,
     state: tempfile::TempDir,
 }
 
 impl Fixture {
-    fn new(template: &[u8]) -> Self {
+    pub fn new(template: &[u8]) -> Self {
         let fixture = Self { store: tempfile::tempdir().unwrap(), state: tempfile::tempdir().unwrap() };
         std::fs::write(fixture.store.path().join("t"), template).unwrap();
         fixture
     }
 
     fn engine(&self) -> Engine {
+        self.engine_with(Options { allow_template_writes: true, ..Options::default() })
+    }
+
+    pub fn engine_with(&self, options: Options) -> Engine {
         let store = DirectoryStore::open(self.store.path()).unwrap();
-        let options = Options { allow_template_writes: true, ..Options::default() };
         let views = Views::load(self.state.path(), &HashSet::new(), &BTreeMap::new()).unwrap();
         Engine::new(Box::new(store), views, options, Arc::default(), Arc::default())
     }
@@ -52,7 +55,7 @@ fn open(engine: &Engine, name: &str, access: Access) -> (u64, u64) {
     (node, open_node(engine, &ROOT_USER, node, access).unwrap().handle)
 }
 
-fn open_node(engine: &Engine, caller: &Caller, node: u64, access: Access) -> Result<Opened> {
+pub fn open_node(engine: &Engine, caller: &Caller, node: u64, access: Access) -> Result<Opened> {
     engine.open(caller, node, access, 0, |_| Ok(None))
 }
 

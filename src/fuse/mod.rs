@@ -217,7 +217,11 @@ impl Filesystem for Adapter {
             return open::after_filling(self.engine.clone(), self.device.clone(), wanted, reply);
         }
         let opened = try_reply!(reply, "open", request, wanted.open(&self.engine, &self.device));
+        let drop_cache = opened.drop_cache;
         open::answer(opened, reply);
+        if let (true, Some(notifier)) = (drop_cache, self.notifier.get()) {
+            errands::drop_cache(notifier.clone(), ino.0, true);
+        }
     }
 
     fn read(
@@ -258,6 +262,10 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if Control::owns(handle.0) {
+            try_reply!(reply, "write", request, self.control.write(handle.0, offset, data));
+            return reply.written(data.len() as u32);
+        }
         let write = || self.engine.write(handle.0, offset, data);
         let is_first_try = request.unique().0 & RESENT == 0;
         match if is_first_try { panics::unanswered(write) } else { write() } {
@@ -288,7 +296,7 @@ impl Filesystem for Adapter {
         let released = self.engine.release(handle.0);
         reply.ok();
         if let (Released::DropCache(node), Some(notifier)) = (released, self.notifier.get()) {
-            errands::drop_cache(notifier.clone(), node);
+            errands::drop_cache(notifier.clone(), node, self.engine.warms());
         }
     }
 
@@ -300,7 +308,11 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        try_reply!(reply, "fsync", request, self.engine.sync(handle.0));
+        let synced = match Control::owns(handle.0) {
+            true => self.control.commit(handle.0),
+            false => self.engine.sync(handle.0),
+        };
+        try_reply!(reply, "fsync", request, synced);
         reply.ok();
     }
 
@@ -349,7 +361,10 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, parent, name) = (caller(request), parent.0, name.as_bytes());
-        let removed = self.engine.unlink(&caller, parent, name, request.unique().0);
+        let removed = match Control::owns(parent) {
+            true => self.control.unlink(&caller, parent, name, request.unique().0),
+            false => self.engine.unlink(&caller, parent, name, request.unique().0),
+        };
         try_reply!(reply, "unlink", request, removed);
         reply.ok();
     }

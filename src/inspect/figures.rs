@@ -106,7 +106,7 @@ impl<'a> Figures<'a> {
             writes_total: counters.writes,
             write_bytes_total: counters.write_bytes,
             faults_served_total: counters.read_bytes.div_ceil(PAGE),
-            prefetched_pages_total: 0,
+            prefetched_pages_total: counters.prefetched,
             errors_total: counters.errors,
             age_seconds: view.since.elapsed().map_or(0.0, |age| age.as_secs_f64()),
             opener,

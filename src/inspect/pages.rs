@@ -1,6 +1,6 @@
 //! Which pages of a view the processes that map it have in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::Inspector;
@@ -32,6 +32,19 @@ pub struct ResidentPages {
 }
 
 impl Inspector {
+    /// What processes that map these nodes have in memory of them, in bytes of the file; nothing of
+    /// a process that cannot be looked at. Takes its time, as below.
+    pub fn mapped(&self, nodes: &[u64]) -> HashMap<u64, Vec<Range<u64>>> {
+        let daemon = Caller { uid: 0, gid: 0, pid: 0 };
+        let looks = Looks::take(&daemon, self.device, nodes.iter().copied());
+        let pages = |node: &u64| {
+            let pids = looks.mappers.of(*node).iter().map(|mapper| mapper.pid);
+            let runs = pids.filter_map(|pid| looks.of(pid, *node)?.runs.as_ref()).flatten();
+            (*node, union(runs.map(|(range, _)| range.clone()).collect()))
+        };
+        nodes.iter().map(pages).collect()
+    }
+
     /// None where there is no such view for `caller`. Takes its time: never to be called by a
     /// thread that serves the mount.
     pub fn resident_pages(&self, caller: &Caller, id: &str) -> Option<ResidentPages> {

@@ -122,7 +122,7 @@ pub fn knows_key(kept: &str) -> bool {
 }
 
 /// Memory that could be had without swapping, in bytes (proc_meminfo(5), MemAvailable).
-fn available_bytes() -> io::Result<u64> {
+pub fn available_bytes() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());

@@ -81,6 +81,17 @@ impl Mapping {
         begin..begin + self.0.len() as u64
     }
 
+    /// mincore(2) of the page at `at`: for a file that one may write, whether it is in the page cache.
+    pub fn in_memory(&self, at: usize) -> bool {
+        let range = self.checked(at, 1);
+        let mut pages = [0u8];
+        // SAFETY: the page lies within the mapping, and the kernel writes one byte for it.
+        let result =
+            unsafe { libc::mincore(self.0.as_mut_ptr().add(range.start).cast(), 1, pages.as_mut_ptr()) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        pages[0] & 1 == 1
+    }
+
     /// msync(MS_SYNC) of all of it.
     pub fn sync_all(&self) -> io::Result<()> {
         self.0.flush()
