@@ -7,11 +7,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use common::files::open_rw;
 use common::limit::{limit, poll};
 use common::mounted::{Mounted, Options, again_as_ordinary_user};
 use common::random::Random;
@@ -35,12 +37,28 @@ fn newest(mounted: &Mounted) -> Option<Pid> {
 
 #[test]
 fn nothing_is_lost_however_often_the_serving_process_is_killed() {
+    drop(run(&[], 250));
+}
+
+/// Views whose pages the kernel was given by a process that is dead by the time they are opened.
+#[test]
+fn nor_where_views_are_warm() {
+    let log = run(&["--warm", "4"], 1500);
+    println!("{} views were warmed", log.matches(" is warm with ").count());
+}
+
+/// Lets a process serve for at most `pause` milliseconds, mostly. Returns what the daemons logged.
+fn run(arguments: &[&'static str], pause: u64) -> String {
     let kills = number(KILLS, 25);
-    let _limit = limit(Duration::from_secs(120 + 2 * kills));
+    let _limit = limit(Duration::from_secs(120 + 4 * kills));
     let seed = seed();
     println!("{KILLS}={kills}");
-    let mounted = Mounted::start(Options::default());
+    let mounted = Mounted::start(Options::with(arguments));
     let mut users = Users::start(&mounted, seed);
+    // What a view touches is on record before the first kill.
+    open_rw(mounted.path("t?rom=off")).unwrap().write_all_at(&[1; 64 * 4096], 0).unwrap();
+    let learned = || fs::read_dir(mounted.state.join("profiles")).unwrap().next().map(drop);
+    poll(Duration::from_secs(60), learned).expect("a profile");
     let mut random = Random::new(seed);
     let (mut killed, mut served) = (Vec::new(), 0);
     while (killed.len() as u64) < kills {
@@ -54,7 +72,7 @@ fn nothing_is_lost_however_often_the_serving_process_is_killed() {
             poll(Duration::from_secs(60), serves).expect("a process that serves");
             served += 1;
         }
-        thread::sleep(Duration::from_millis(random.below(if patient { 250 } else { 40 })));
+        thread::sleep(Duration::from_millis(random.below(if patient { pause } else { 40 })));
         match newest(&mounted) {
             Some(serving) if killed.last() != Some(&serving) => {
                 kill_process(serving, Signal::KILL).unwrap();
@@ -68,6 +86,7 @@ fn nothing_is_lost_however_often_the_serving_process_is_killed() {
     let takeovers = mounted.log().matches("was taken over from a process that died").count();
     println!("{} kills, {takeovers} takeovers", killed.len());
     assert!(takeovers + 1 >= served, "{takeovers} takeovers, and {served} that served");
+    mounted.log()
 }
 
 #[test]

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::process::{Signal, kill_process};
 
 use common::files::{SOON, assert_refused, bytes_at, error_line, open_ro, open_rw, reopened, truncate};
+use common::handles::is_cached;
 use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root, run_as};
@@ -252,6 +254,128 @@ fn one_that_was_only_looked_at_is_nobodys_view() {
     truncate(mounted.path(PATH), PAGE as i64).unwrap();
     let view = open_rw(mounted.path(PATH)).unwrap();
     assert!(bytes_at(&view, 0, LENGTH).unwrap() == content);
+}
+
+/// One that waits is promised nothing, and one that is opened is promised room like any other.
+#[test]
+fn warm_views_count_against_the_budget_when_they_are_opened() {
+    let _limit = limit(Duration::from_secs(120));
+    let _caches = undisturbed();
+    // Room for two.
+    let (mounted, _) = mounted(&["--warm", "4", "--budget", "2MiB"]);
+    teach(&mounted, PATH);
+    let _first = open_rw(mounted.path(PATH)).unwrap();
+    wait_for_ready(&mounted, 4);
+    let second = open_rw(mounted.path(PATH)).unwrap();
+    assert_eq!(report(&mounted, &second).prefetched_pages_total, 5);
+    wait_for_ready(&mounted, 4);
+    assert_refused(open_rw(mounted.path(PATH)), Errno::NOSPC, "a third view");
+    drop(second);
+    let again = poll(SOON, || open_rw(mounted.path(PATH)).ok()).expect("room again");
+    drop(again);
+}
+
+/// Kills the process that serves and has `meanwhile` done before another one does.
+fn kill(mounted: &Mounted, meanwhile: impl FnOnce()) {
+    let old = mounted.serving();
+    kill_process(mounted.daemon(), Signal::STOP).unwrap();
+    kill_process(old, Signal::KILL).unwrap();
+    meanwhile();
+    kill_process(mounted.daemon(), Signal::CONT).unwrap();
+    let other = poll(SOON, || (mounted.serving() != old).then_some(()));
+    assert!(other.is_some(), "nobody takes over:\n{}", mounted.log());
+}
+
+/// Nodes that were made warm, of which the log tells.
+fn warmed(mounted: &Mounted) -> HashSet<u64> {
+    let node = |line: &str| line.split_once(" is warm with ")?.0.rsplit_once(' ')?.1.parse().ok();
+    mounted.log().lines().filter_map(node).collect()
+}
+
+/// Opens some views at once, each of which must be `content` until it is written, and returns their nodes.
+fn views_of_their_own(mounted: &Mounted, name: &str, content: &[u8]) -> Vec<(File, u64)> {
+    let open = || open_rw(mounted.path(name)).unwrap();
+    let views: Vec<_> = (0..8).map(|_| open()).map(|file| (file.metadata().unwrap().ino(), file)).collect();
+    let mark = |node: u64, page: usize| (node << 16 | page as u64).to_le_bytes();
+    for (node, file) in &views {
+        assert!(bytes_at(file, 0, content.len()).unwrap() == content, "node {node}");
+        let map = Mapping::shared(file).unwrap();
+        TOUCHED.iter().for_each(|page| map.write(page * PAGE, &mark(*node, *page)));
+    }
+    for (node, file) in &views {
+        let mut wanted = content.to_vec();
+        TOUCHED.iter().for_each(|page| wanted[page * PAGE..][..8].copy_from_slice(&mark(*node, *page)));
+        assert!(bytes_at(file, 0, content.len()).unwrap() == wanted, "node {node}");
+    }
+    views.into_iter().map(|(node, file)| (file, node)).collect()
+}
+
+/// Who takes over does not know which nodes the dead process had warmed, nor with which pages.
+#[test]
+fn warm_views_of_a_process_that_was_killed_are_nobodys() {
+    let _limit = limit(Duration::from_secs(240));
+    let _caches = undisturbed();
+    let (mounted, content) = mounted(&["--warm", "4"]);
+    mounted.template("u", &content);
+    teach(&mounted, PATH);
+    teach(&mounted, "u?rom=off");
+    let mut held = vec![open_rw(mounted.path(PATH)).unwrap(), open_rw(mounted.path("u?rom=off")).unwrap()];
+    let replaced = pattern(2, LENGTH);
+    let mut mine = content.clone();
+    mine[3 * PAGE..3 * PAGE + 4].copy_from_slice(b"mine");
+    // One that was taken over finds what it knows of the first seconds on record, too.
+    for round in 0..3 {
+        wait_for_ready(&mounted, 4);
+        let warm = open_rw(mounted.path(PATH)).unwrap();
+        assert_ne!(report(&mounted, &warm).prefetched_pages_total, 0, "round {round}");
+        warm.write_all_at(b"mine", 3 * PAGE as u64).unwrap();
+        wait_for_ready(&mounted, 4);
+        let waiting = warmed(&mounted);
+        let known: HashSet<u64> =
+            held.iter().chain([&warm]).map(|file| file.metadata().unwrap().ino()).collect();
+        if is_root() {
+            let cached = waiting.iter().filter(|node| is_cached(&mounted.mountpoint, **node)).count();
+            assert!(cached >= 4, "{cached} of {waiting:?}");
+        }
+        kill(&mounted, || {
+            if round == 0 {
+                mounted.template("u", &replaced);
+            }
+        });
+        let views = views_of_their_own(&mounted, PATH, &content);
+        let others = views_of_their_own(&mounted, "u?rom=off", &replaced);
+        let nodes: HashSet<u64> = views.iter().chain(&others).map(|(_, node)| *node).collect();
+        assert_eq!(nodes.len(), 16, "two views share a node");
+        assert!(nodes.is_disjoint(&waiting) && nodes.is_disjoint(&known));
+        assert!(bytes_at(&warm, 0, LENGTH).unwrap() == mine, "it goes on");
+        if is_root() {
+            let is_left = |node: &&u64| !known.contains(*node) && is_cached(&mounted.mountpoint, **node);
+            let left = || waiting.iter().find(is_left);
+            assert_eq!(poll(SOON, || left().is_none().then_some(())), Some(()), "{:?} stays", left());
+        }
+        held.push(warm);
+        drop((views, others));
+        teach(&mounted, PATH);
+        teach(&mounted, "u?rom=off");
+    }
+    drop(held);
+}
+
+/// A process that looks nodes up for one that died asks nobody any more.
+#[test]
+fn nothing_that_warms_outlives_a_process_that_was_killed() {
+    let _limit = limit(Duration::from_secs(240));
+    let _caches = undisturbed();
+    let (mut mounted, content) = mounted(&["--warm", "8"]);
+    teach(&mounted, PATH);
+    for _ in 0..8 {
+        // While it warms.
+        drop(open_rw(mounted.path(PATH)).unwrap());
+        kill(&mounted, || {});
+        let view = open_rw(mounted.path(PATH)).unwrap();
+        assert!(bytes_at(&view, 0, LENGTH).unwrap() == content);
+    }
+    assert_eq!(mounted.stop().code(), Some(0), "{}", mounted.log());
 }
 
 /// What memory pressure takes is gone, and nothing else.

@@ -7,6 +7,7 @@ pub mod costly;
 pub mod files;
 pub mod ground;
 pub mod guest;
+pub mod handles;
 pub mod limit;
 pub mod lines;
 pub mod maps;
