@@ -97,14 +97,14 @@ impl Bench {
     /// Mean CPU time of the daemon and what it starts; the median time until an inspection is read.
     fn inspect(&self) -> Costs {
         fs::read(self.views_json()).unwrap();
-        let before = cpu_time(self.mounted.daemon());
+        let before = cpu_time(self.mounted.serving());
         let mut times = Vec::new();
         for _ in 0..self.scale.inspections {
             let start = Instant::now();
             fs::read(self.views_json()).unwrap();
             times.push(start.elapsed().as_secs_f64());
         }
-        let cpu = cpu_time(self.mounted.daemon()) - before;
+        let cpu = cpu_time(self.mounted.serving()) - before;
         Costs { cpu: cpu / f64::from(self.scale.inspections), wall: median(times) }
     }
 

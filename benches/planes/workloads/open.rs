@@ -49,7 +49,10 @@ pub fn by_views(
     let mut silent = Log { run: None, subject: subject.name(), at: "" };
     let view = make(subject, template, &mut silent)?;
     let daemon = view.server.ok_or("it has no daemon")?;
-    let before = memory::resident(daemon, "VmRSS:")?;
+    let resident = || -> Result<u64> {
+        memory::family(daemon).into_iter().map(|pid| memory::resident(pid, "VmRSS:")).sum()
+    };
+    let before = resident()?;
     let mut live = Vec::new();
     for &wanted in &plan.live {
         while live.len() < wanted {
@@ -58,7 +61,7 @@ pub fn by_views(
         }
         add(OPEN_BY_VIEWS, wanted, median(&view, sharing(subject), plan.opens)?);
         if wanted >= 100 {
-            let grown = memory::resident(daemon, "VmRSS:")?.saturating_sub(before);
+            let grown = resident()?.saturating_sub(before);
             add(IDLE_MEMORY, wanted, grown as f64 / wanted as f64);
         }
     }
