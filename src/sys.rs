@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 /// A detached copy of the mounts at and below `path` that nobody can write through: files opened
@@ -193,10 +193,11 @@ pub fn cachestat(file: impl AsFd) -> io::Result<CacheStat> {
     if result == 0 { Ok(stat) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Opens the inode with this node id on the FUSE filesystem of `mount` for reading, by its file
-/// handle (fs/fuse/inode.c, fuse_encode_fh: node id and generation): no path leads to a view
-/// without a name. ESTALE where the kernel does not know the node; needs CAP_DAC_READ_SEARCH.
-pub fn open_node(mount: impl AsFd, node: u64) -> io::Result<File> {
+/// Opens the inode with this node id on the FUSE filesystem of `mount`, by its file handle
+/// (fs/fuse/inode.c, fuse_encode_fh: node id and generation): no path leads to a view
+/// without a name. With O_PATH whoever serves the filesystem is not asked. ESTALE where the kernel
+/// does not know the node; needs CAP_DAC_READ_SEARCH.
+pub fn open_node(mount: impl AsFd, node: u64, flags: OFlags) -> io::Result<File> {
     #[repr(C)]
     struct Handle {
         bytes: u32,
@@ -206,11 +207,12 @@ pub fn open_node(mount: impl AsFd, node: u64) -> io::Result<File> {
     const FILEID_INO64_GEN: i32 = 0x81;
     let mut handle =
         Handle { bytes: 12, kind: FILEID_INO64_GEN, words: [(node >> 32) as u32, node as u32, 0] };
+    let flags = (flags | OFlags::CLOEXEC).bits() as i32;
     // SAFETY: `handle` begins as struct file_handle does and `bytes` is the size of what follows;
     // the kernel only reads it.
     let fd = unsafe {
         let handle = (&raw mut handle).cast::<libc::file_handle>();
-        libc::open_by_handle_at(mount.as_fd().as_raw_fd(), handle, libc::O_RDONLY | libc::O_CLOEXEC)
+        libc::open_by_handle_at(mount.as_fd().as_raw_fd(), handle, flags)
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());

@@ -16,9 +16,6 @@ mod mounts;
 mod report;
 mod subjects;
 mod supervise;
-#[allow(dead_code)]
-#[path = "../../src/sys.rs"]
-mod sys;
 mod template;
 mod workloads;
 

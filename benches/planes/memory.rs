@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::maps::Mapping;
-use crate::sys::{self, PageKind};
+use crate::common::sys::{self, PageKind};
 use crate::{PAGE, Result};
 
 /// MemTotal - MemFree: all that anybody on this machine uses, page cache included.

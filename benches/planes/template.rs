@@ -12,8 +12,9 @@ use rustix::io::Errno;
 
 use crate::common::guest::{self, Backend, Machine};
 use crate::common::random::Random;
+use crate::common::sys;
 use crate::mounts::run;
-use crate::{PAGE, Result, sys};
+use crate::{PAGE, Result};
 
 pub struct Template {
     /// Of the file in the store, and in the report.

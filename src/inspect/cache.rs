@@ -82,7 +82,7 @@ fn open(line: &str, device: Device, mount: Option<&OwnedFd>, files: &mut OpenFil
     let mut words = line.split_ascii_whitespace().map(str::parse::<u64>);
     let node = words.next()?.ok()?;
     match mount {
-        Some(mount) => sys::open_node(mount, node).ok(),
+        Some(mount) => sys::open_node(mount, node, OFlags::RDONLY).ok(),
         None => words.flatten().find_map(|pid| files.open_as(u32::try_from(pid).ok()?, device, node)),
     }
 }

@@ -17,6 +17,9 @@ pub mod ops;
 pub mod qemu;
 pub mod random;
 pub mod sparse;
+/// The program's own system calls, some of which the tests make too.
+#[path = "../../src/sys.rs"]
+pub mod sys;
 pub mod terminal;
 pub mod users;
 pub mod views;
