@@ -1,0 +1,40 @@
+//! Arguments of what a daemon starts for itself.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::MountArgs;
+
+/// Serve a mount that another process holds, which starts this one.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub mount: MountArgs,
+    /// The socket to the process that holds the mount
+    #[arg(long)]
+    pub keeper: i32,
+    /// That process
+    #[arg(long)]
+    pub held_by: i32,
+    /// End when that process ends
+    #[arg(long)]
+    pub end_with_holder: bool,
+    /// Only look whether this program could
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Tell what the kernel caches of views; a daemon runs this.
+#[derive(Debug, Clone, Args)]
+pub struct PageCacheArgs {
+    pub mountpoint: PathBuf,
+}
+
+/// Make the kernel know nodes before they are views; a daemon runs this.
+#[derive(Debug, Clone, Args)]
+pub struct WarmArgs {
+    pub mountpoint: PathBuf,
+    /// Whose work it is: its end is the end of it
+    pub daemon: i32,
+}
