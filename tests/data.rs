@@ -108,6 +108,31 @@ fn punched_pages_read_zero_and_give_their_memory_back() {
     assert_same(&fs::read(mounted.store.join("t")).unwrap(), &template);
 }
 
+/// The kernel may believe the attributes of a view without a name for a while, and must ask again by itself.
+#[test]
+fn stat_of_an_open_view_tells_at_once_what_was_written_in_any_way() {
+    let _limit = limit(Duration::from_secs(60));
+    let (mounted, _template) = Mounted::with_data(TEMPLATE);
+    let view = opened(&mounted.path("t?rom=off"));
+    let shown = || view.metadata().map(|m| (m.len(), m.blocks())).unwrap();
+    let whole = TEMPLATE as u64;
+    assert_eq!(shown(), (whole, 0));
+    let made = view.metadata().unwrap().modified().unwrap();
+    view.write_all_at(b"x", 0).unwrap();
+    assert_eq!(shown(), (whole, 8));
+    assert!(view.metadata().unwrap().modified().unwrap() > made);
+    let map = Mapping::shared(&view).unwrap();
+    map.write(3 * PAGE, b"y");
+    map.sync(0, TEMPLATE).unwrap();
+    assert_eq!(shown(), (whole, 16));
+    fallocate(&view, PUNCH, 0, PAGE as u64).unwrap();
+    assert_eq!(shown(), (whole, 8));
+    view.set_len(PAGE as u64).unwrap();
+    assert_eq!(shown(), (PAGE as u64, 0));
+    view.write_all_at(b"z", 2 * PAGE as u64).unwrap();
+    assert_eq!(shown(), (2 * PAGE as u64 + 1, 8));
+}
+
 /// Pages that were never the view's own: nothing is stored, and the template is hidden all the same.
 #[test]
 fn punching_a_fresh_view_hides_the_template_and_costs_nothing() {

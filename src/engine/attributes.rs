@@ -10,6 +10,7 @@ use crate::access::{Caller, WRITE};
 use crate::error::{Error, Result};
 use crate::memory::{MemoryView, Owner};
 use crate::name::Label;
+use crate::rules::Backing;
 use crate::store::{Found, Metadata};
 use crate::views::Named;
 
@@ -108,7 +109,7 @@ impl Engine {
             nlink: 1,
             uid: private.uid,
             gid: private.gid,
-            valid: Duration::ZERO,
+            valid: private_valid(private),
             ..of_template(node.id, seen)
         };
         let content = node.state.lock().content.clone();
@@ -276,6 +277,17 @@ fn of_memory(attributes: Attributes, memory: &MemoryView) -> Result<Attributes> 
         ctime: modified,
         ..attributes
     })
+}
+
+/// A view that belongs to one path walk changes through the kernel alone, which then asks again by
+/// itself (fs/fuse: FUSE_STATX_MODIFY after a write-back, FUSE_STATX_MODSIZE after a write). One with
+/// a name may be discarded and changed by its other users, and one in memory is filled by OPEN and
+/// written past this process.
+fn private_valid(private: &PrivateRef) -> Duration {
+    match private.view.is_none() && private.backing == Backing::Overlay {
+        true => STORE_VALID,
+        false => Duration::ZERO,
+    }
 }
 
 /// The kernel knows nothing of the store's access lists and goes by the mode. Where there is one it
