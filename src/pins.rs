@@ -4,6 +4,10 @@
 //! of that file in place is an error for new views, and so is writing it through the mount; and
 //! while somebody writes it through the mount there are no new views of it.
 //!
+//! One that nobody uses any more stays pinned for a second or two: a host starts one clone after
+//! the other, and each would open, register and keep the same file again. Such a pin is nobody's use:
+//! it gives way at once to whoever changes or writes the file.
+//!
 //! The descriptor of each is left with the keeper too: the store's path may lead elsewhere when a
 //! successor looks for it.
 
@@ -84,6 +88,34 @@ pub struct Pins {
 struct Users {
     views: Weak<Pinned>,
     author: Weak<Authored>,
+    /// Keeps `views` a little longer than its last user.
+    lingering: Option<Lingering>,
+}
+
+struct Lingering {
+    pinned: Arc<Pinned>,
+    /// Nobody had used it at the last look either.
+    unused: bool,
+}
+
+impl Lingering {
+    /// New references are made under the lock of [`Pins::files`] alone, or from others that count here.
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.pinned) > 1
+    }
+}
+
+impl Users {
+    fn let_go_if_unused(&mut self) {
+        if self.lingering.as_ref().is_some_and(|lingering| !lingering.is_used()) {
+            self.lingering = None;
+        }
+    }
+
+    fn pinned(&mut self, pinned: &Arc<Pinned>) {
+        self.views = Arc::downgrade(pinned);
+        self.lingering = Some(Lingering { pinned: pinned.clone(), unused: false });
+    }
 }
 
 impl Pins {
@@ -101,26 +133,41 @@ impl Pins {
     pub fn pin(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Pinned>> {
         let mut files = self.files.lock();
         files.retain(|_, users| users.views.strong_count() + users.author.strong_count() > 0);
-        if let Some(pinned) = check(files.get(&identity.file()), path, identity)? {
+        if let Some(pinned) = check(files.get_mut(&identity.file()), path, identity)? {
             return Ok(pinned);
         }
         let template = store.pin(path, identity)?;
         let kept =
             template.readable().map(|file| KeptHere::new(&self.keeper, self.key(TEMPLATE, identity), file));
         let pinned = Pinned::new(template, kept);
-        files.entry(identity.file()).or_default().views = Arc::downgrade(&pinned);
+        files.entry(identity.file()).or_default().pinned(&pinned);
         Ok(pinned)
+    }
+
+    /// Called about once a second: lets go of what nobody has used since the last time.
+    pub fn let_go_of_unused(&self) {
+        let mut gone = Vec::new();
+        for users in self.files.lock().values_mut() {
+            let Some(lingering) = &mut users.lingering else { continue };
+            let unused = !lingering.is_used();
+            if std::mem::replace(&mut lingering.unused, unused) && unused {
+                gone.extend(users.lingering.take());
+            }
+        }
+        // Closing a file may take its time, and the lock is for those who open one.
+        drop(gone);
     }
 
     /// May the template at `path` have new views now?
     pub fn admit(&self, path: &Path, identity: &Identity) -> Result<()> {
-        check(self.files.lock().get(&identity.file()), path, identity).map(drop)
+        check(self.files.lock().get_mut(&identity.file()), path, identity).map(drop)
     }
 
     /// Opens the template itself; several may write it at once, as they may any file.
     pub fn author(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Authored>> {
         let mut files = self.files.lock();
         let users = files.entry(identity.file()).or_default();
+        users.let_go_if_unused();
         if users.views.strong_count() > 0 {
             return Err(Error::InUse(format!(
                 "{}: views of this template are in use; write a new file and rename it over this one",
@@ -157,7 +204,7 @@ impl Pins {
         };
         let template = store.adopt(File::from(descriptor), identity);
         let pinned = Pinned::new(template, Some(KeptHere::again(&self.keeper, key)));
-        users.views = Arc::downgrade(&pinned);
+        users.pinned(&pinned);
         Ok(pinned)
     }
 
@@ -211,13 +258,16 @@ fn take(kept: &mut Kept, what: &str, identity: &Identity) -> Option<(String, Own
     kept.remove_entry(&key)
 }
 
-fn check(users: Option<&Users>, path: &Path, identity: &Identity) -> Result<Option<Arc<Pinned>>> {
+fn check(users: Option<&mut Users>, path: &Path, identity: &Identity) -> Result<Option<Arc<Pinned>>> {
     let Some(users) = users else { return Ok(None) };
     if users.author.strong_count() > 0 {
         return Err(Error::InUse(format!(
             "{}: this template is being written through the mount; close the writer first",
             path.display()
         )));
+    }
+    if users.views.upgrade().is_some_and(|pinned| pinned.template.identity() != identity) {
+        users.let_go_if_unused();
     }
     match users.views.upgrade() {
         Some(pinned) if pinned.template.identity() == identity => Ok(Some(pinned)),

@@ -99,6 +99,33 @@ fn a_template_truncated_in_place_is_noticed_and_hurts_no_other() {
     assert_eq!(fs::read(mounted.path("t")).unwrap().len(), 4096, "unused, it is a template like any other");
 }
 
+/// A host starts one clone after the other, so the file stays open for a moment; it is nobody's use.
+#[test]
+fn a_template_that_nobody_uses_may_be_written_at_once_and_is_closed_soon() {
+    let _limit = limit(Duration::from_secs(60));
+    let mounted = Mounted::start(Options::with(&["--allow-template-writes"]));
+    let template = mounted.template("t", &[b'o'; 8192]);
+    fs::set_permissions(&template, Permissions::from_mode(0o644)).unwrap();
+    drop(open_rw(mounted.path("t?rom=off")).unwrap());
+    wait_for_no_view_files(&mounted);
+    // RELEASE is not waited for by close(2).
+    let authored =
+        common::limit::poll(common::files::SOON, || open_rw(mounted.path("t?share=on&readonly=off")).ok());
+    authored.expect("nobody uses it").write_all_at(b"new", 0).unwrap();
+    let again = common::limit::poll(common::files::SOON, || open_ro(mounted.path("t?rom=off")).ok());
+    let again = again.expect("nobody writes it");
+    assert_eq!(bytes_at(&again, 0, 4).unwrap(), b"newo");
+    drop(again);
+    let is_open = || {
+        [mounted.serving(), mounted.daemon()].iter().any(|process| {
+            let open = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).unwrap();
+            open.flatten().any(|link| fs::read_link(link.path()).is_ok_and(|file| file == template))
+        })
+    };
+    let closed = common::limit::poll(Duration::from_secs(20), || (!is_open()).then_some(()));
+    assert!(closed.is_some(), "the store's file stays open");
+}
+
 /// Waits until nobody uses the template `t` any more.
 fn wait_for_no_view_files_of(mounted: &Mounted, others: &File) {
     let unused = common::limit::poll(common::files::SOON, || open_ro(mounted.path("t")).ok());

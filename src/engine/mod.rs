@@ -189,6 +189,11 @@ impl Engine {
         }
     }
 
+    /// Called about once a second.
+    pub fn let_go_of_unused(&self) {
+        self.pins.let_go_of_unused();
+    }
+
     /// A view that was changed but never opened is let go of with its node.
     fn clean_up(&self, node: &Node) {
         if let What::Warm { .. } = node.what {

@@ -54,6 +54,7 @@ pub fn learn(
     loop {
         if kept.elapsed() >= BETWEEN {
             profiles.keep_changed();
+            engine.let_go_of_unused();
             kept = Instant::now();
         }
         let due = young.values().filter_map(Young::due).min().map(|due| due.max(last + BETWEEN));
