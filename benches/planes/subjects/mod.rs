@@ -40,6 +40,12 @@ pub trait Subject {
         0
     }
 
+    /// Called at the end of an unmeasured run, while its views are still open.
+    fn dwell(&self) {}
+
+    /// The unmeasured runs are over.
+    fn trained(&mut self) {}
+
     /// Before each measurement: as if the template had never been used. An error is a refusal.
     fn ready(&mut self, _template: &Template) -> Result<()> {
         Ok(())

@@ -2,9 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use super::clones::Disk;
 use super::{Subject, View};
 use crate::Result;
 use crate::common::mounted::binary;
@@ -12,18 +12,21 @@ use crate::mounts::{Mount, Server};
 use crate::report::{Role, figures};
 use crate::template::Template;
 
+/// A mount with `--warm` looks at what a view has mapped two to three seconds after it was opened.
+const SEEN: Duration = Duration::from_millis(3500);
+/// How long warming a view may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub struct Mode {
     name: &'static str,
     what: &'static str,
     /// Stands behind the template's name.
     query: &'static str,
     writable: bool,
-    /// The state directory lies on XFS, and so must the store.
-    xfs: bool,
     /// Further arguments of `templatefs mount`.
     mount: &'static [&'static str],
-    /// A subcommand that a mount must know, else the mode is refused.
-    needs: Option<&'static str>,
+    /// Its views are warm once it was trained.
+    warm: bool,
     training: usize,
     /// QEMU's options beside the mem-path.
     qemu: &'static str,
@@ -34,9 +37,8 @@ const PLAIN: Mode = Mode {
     what: "",
     query: "?rom=off",
     writable: true,
-    xfs: false,
     mount: &[],
-    needs: None,
+    warm: false,
     training: 0,
     qemu: "share=on",
 };
@@ -66,9 +68,11 @@ pub const MODES: [Mode; 8] = [
     },
     Mode {
         name: figures::LEARNED,
-        what: "`?rom=off` opened O_RDWR, after three views that touched the same pages",
-        needs: Some("profile"),
-        training: 3,
+        what: "`?rom=off` opened O_RDWR, mounted with `--warm 2`, after a view that touched the same pages for \
+               some seconds; before each view it is waited, unmeasured, until one is warm",
+        mount: &["--warm", "2"],
+        warm: true,
+        training: 1,
         ..PLAIN
     },
     Mode {
@@ -86,10 +90,9 @@ pub const MODES: [Mode; 8] = [
         ..PLAIN
     },
     Mode {
-        name: "templatefs:reflink",
-        what: "`?rom=off&backing=reflink`, O_RDWR, store and state directory on XFS (loop)",
-        query: "?rom=off&backing=reflink",
-        xfs: true,
+        name: "templatefs:lean",
+        what: "`?rom=off` opened O_RDWR, mounted with `--read-ahead 4`: nothing is read around a fault",
+        mount: &["--read-ahead", "4"],
         ..PLAIN
     },
 ];
@@ -97,22 +100,21 @@ pub const MODES: [Mode; 8] = [
 pub struct Templatefs {
     mode: &'static Mode,
     scratch: PathBuf,
-    disk: Option<Disk>,
     mounted: Option<Mounted>,
+    trained: bool,
 }
 
 /// Dropped in this order.
 struct Mounted {
     server: Server,
     mountpoint: PathBuf,
-    _tmpfs: Option<Mount>,
+    _tmpfs: Mount,
 }
 
 impl Templatefs {
     pub fn new(mode: &'static Mode, scratch: &Path) -> Templatefs {
         let scratch = scratch.join(mode.name.replace(':', "-"));
-        let disk = mode.xfs.then(|| Disk::new("xfs", scratch.clone()));
-        Templatefs { mode, scratch, disk, mounted: None }
+        Templatefs { mode, scratch, mounted: None, trained: false }
     }
 
     pub fn path(&self, template: &Template) -> Result<PathBuf> {
@@ -131,19 +133,10 @@ impl Templatefs {
     /// Mounts with an empty state directory: nothing is remembered of earlier views.
     fn mount(&mut self, template: &Template) -> Result<()> {
         self.mounted = None;
-        let (store, state, tmpfs) = match &mut self.disk {
-            Some(disk) => {
-                let store = disk.copy_of(template)?;
-                let state = disk.path()?.join("state");
-                let _ = fs::remove_dir_all(&state);
-                (store.parent().ok_or("no directory")?.to_owned(), state, None)
-            }
-            // As by default: /run is a tmpfs.
-            None => {
-                let tmpfs = Mount::new(&["-t", "tmpfs", "tmpfs"], &self.scratch.join("tmpfs"))?;
-                (template.directory()?, tmpfs.path().join("state"), Some(tmpfs))
-            }
-        };
+        self.trained = false;
+        // As by default: /run is a tmpfs.
+        let tmpfs = Mount::new(&["-t", "tmpfs", "tmpfs"], &self.scratch.join("tmpfs"))?;
+        let (store, state) = (template.directory()?, tmpfs.path().join("state"));
         let mountpoint = self.scratch.join("mount");
         fs::create_dir_all(&mountpoint)?;
         let words = ["mount", "--foreground", "--allow-other", "--log-level", "warn"];
@@ -154,11 +147,32 @@ impl Templatefs {
         Ok(())
     }
 
+    fn wait_until_warm(&self) -> Result<()> {
+        let is_ready = || -> Result<bool> {
+            let report = self.report("profiles.json")?;
+            let profiles = report["profiles"].as_array().ok_or("profiles.json has no profiles")?;
+            Ok(profiles.iter().any(|profile| profile["ready"].as_u64() > Some(0)))
+        };
+        let end = Instant::now() + PATIENCE;
+        while !is_ready()? {
+            if Instant::now() > end {
+                return Err("no view became warm".into());
+            }
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// A file of the control directory.
+    fn report(&self, name: &str) -> Result<serde_json::Value> {
+        let mounted = self.mounted.as_ref().ok_or("not mounted")?;
+        let text = fs::read(mounted.mountpoint.join(".templatefs").join(name))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
     /// A figure of `.templatefs/views.json`, summed over all views; an unknown one is an error.
     pub fn sum(&self, field: &str) -> Result<u64> {
-        let mounted = self.mounted.as_ref().ok_or("not mounted")?;
-        let text = fs::read(mounted.mountpoint.join(".templatefs/views.json"))?;
-        let report: serde_json::Value = serde_json::from_slice(&text)?;
+        let report = self.report("views.json")?;
         let views = report["views"].as_array().ok_or("views.json has no views")?;
         let values = views.iter().map(|view| view[field].as_u64());
         values.sum::<Option<u64>>().ok_or_else(|| format!("{field} of a view is unknown").into())
@@ -191,12 +205,6 @@ impl Subject for Templatefs {
     }
 
     fn ready(&mut self, template: &Template) -> Result<()> {
-        if let Some(command) = self.mode.needs {
-            let output = Command::new(binary()).args([command, "--help"]).output()?;
-            if !output.status.success() {
-                return Err(format!("this templatefs has no `templatefs {command}`").into());
-            }
-        }
         self.mount(template)?;
         let path = self.path(template)?;
         let opened: std::io::Result<File> =
@@ -205,7 +213,20 @@ impl Subject for Templatefs {
         Ok(())
     }
 
+    fn dwell(&self) {
+        if self.mode.warm {
+            sleep(SEEN);
+        }
+    }
+
+    fn trained(&mut self) {
+        self.trained = true;
+    }
+
     fn make(&mut self, template: &Template) -> Result<View> {
+        if self.mode.warm && self.trained {
+            self.wait_until_warm()?;
+        }
         let view = View::new(self.path(template)?, ());
         Ok(View { writable: self.mode.writable, server: self.daemon(), ..view })
     }

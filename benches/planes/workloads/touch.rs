@@ -81,5 +81,8 @@ fn once(subject: &mut dyn Subject, task: Task, pattern: Pattern, log: &mut Log) 
     {
         log.add(figures::OPEN, super::open::median(&view, sharing, plan.opens)?);
     }
+    if log.run.is_none() {
+        subject.dwell();
+    }
     Ok(())
 }

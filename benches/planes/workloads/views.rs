@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::{Log, make, micros, open, scattered};
+use super::{Log, make, micros, open, scattered, timed};
 use crate::common::random::Random;
 use crate::report::figures::{Sharing, VIEWS_MEMINFO, VIEWS_MEMORY, VIEWS_OWN, VIEWS_TIME, VIEWS_TOUCHED};
 use crate::subjects::{Subject, View};
@@ -29,8 +29,11 @@ pub fn measure(
     let mut time = 0.0;
     for _ in 0..count {
         let touched = scattered(&mut random, pages, read + written);
+        let (view, making) = timed(|| make(subject, template, log))?;
+        if subject.makes() {
+            time += micros(making);
+        }
         let begin = Instant::now();
-        let view = make(subject, template, log)?;
         let (file, mapping) = open(&view, sharing)?;
         touched[..read].iter().for_each(|page| _ = mapping.load(*page));
         touched[read..].iter().for_each(|page| mapping.store(*page, seed | 1));
@@ -40,6 +43,9 @@ pub fn measure(
     // What is dirty has to be kept somewhere: count it where it ends up.
     for (mapping, ..) in live.iter().filter(|_| sharing == Sharing::Shared) {
         mapping.sync_all()?;
+    }
+    if log.run.is_none() {
+        subject.dwell();
     }
     let each = |bytes: u64| bytes as f64 / count as f64;
     log.add(VIEWS_TIME, time);
