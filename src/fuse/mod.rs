@@ -1,45 +1,43 @@
 //! The kernel's requests, decoded and handed to the engine; a few lines each.
 
+macro_rules! try_reply {
+    ($reply:expr, $operation:literal, $request:expr, $result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return $reply.error(refuse($operation, $request, &error)),
+        }
+    };
+}
+
 mod convert;
+mod data;
+mod directories;
+mod init;
 mod open;
 mod xattr;
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use dashmap::DashMap;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, Version, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
+    LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
-use crate::access::Caller;
-use crate::control::{self, Attribute, Control};
-use crate::engine::{Access, Allocate, Changes, DirectoryEntry, Engine, Negotiated, RESENT, Released};
+use crate::control::{Attribute, Control};
+use crate::engine::{Allocate, Changes, DirectoryEntry, Engine, Released};
 use crate::errands;
 use crate::error::Result;
-use crate::panics;
-use crate::passthrough;
-use crate::takeover;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
-
-/// One WRITE, and the largest READ.
-const MAX_WRITE: u32 = 1 << 20;
-
-/// Requests that nobody waits for (read-ahead, write-back) at once, for all views together.
-const MAX_BACKGROUND: u16 = 512;
-
-/// What DT_* a listing shows is true, but which node an entry becomes is not known before LOOKUP.
-const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
+use directories::Directories;
+use open::access;
 
 pub struct Adapter {
     engine: Arc<Engine>,
@@ -49,8 +47,7 @@ pub struct Adapter {
     /// The connection to the kernel.
     device: Arc<OwnedFd>,
     notifier: Arc<OnceLock<Notifier>>,
-    directories: DashMap<u64, Arc<Vec<DirectoryEntry>>>,
-    next_directory: AtomicU64,
+    directories: Directories,
 }
 
 impl Adapter {
@@ -62,89 +59,43 @@ impl Adapter {
         notifier: Arc<OnceLock<Notifier>>,
     ) -> Self {
         let state_directory = engine.views().directory().to_owned();
-        // Other numbers than those that an earlier daemon has dealt out.
-        let next_directory = AtomicU64::new((engine.takeovers() << 32) + 1);
-        Self {
-            engine,
-            control,
-            state_directory,
-            attributes: false,
-            device,
-            notifier,
-            directories: DashMap::new(),
-            next_directory,
-        }
+        let directories = Directories::new(engine.takeovers());
+        Self { engine, control, state_directory, attributes: false, device, notifier, directories }
     }
 
     /// What a directory holds, as it was when it was opened.
     fn entries(&self, request: &Request, ino: INodeNo, handle: u64) -> Result<Arc<Vec<DirectoryEntry>>> {
-        if let Some(entries) = self.directories.get(&handle) {
-            return Ok(entries.clone());
-        }
-        // It was opened, or an earlier daemon has opened it.
-        let listed = match Control::owns(ino.0) {
+        self.directories.entries(handle, || match Control::owns(ino.0) {
             true => self.control.list(&caller(request), ino.0),
             false => self.engine.list(&caller(request), ino.0),
-        };
-        let entries = Arc::new(listed?);
-        self.directories.insert(handle, entries.clone());
-        Ok(entries)
-    }
-
-    /// What a control file shows is collected elsewhere: that takes its time, and asks this mount.
-    fn open_control(&self, caller: Caller, node: u64, reply: ReplyOpen) {
-        let control = self.control.clone();
-        errands::run("control", move || match control.open(&caller, node) {
-            Ok(handle) => {
-                reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH)
-            }
-            Err(error) => reply.error(Errno::from_i32(error.errno().raw_os_error())),
-        });
+        })
     }
 }
 
-thread_local! {
-    /// One READ's data; kept, so that reading allocates nothing.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-macro_rules! try_reply {
-    ($reply:expr, $operation:literal, $request:expr, $result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(error) => return $reply.error(refuse($operation, $request, &error)),
+/// Operations that could do nothing but make, move or remove a name: what stands before the name
+/// and after it, and the reply.
+macro_rules! refuse_new_names {
+    ($($operation:ident($($before:ty),*; $($after:ty),*) $reply:ty;)*) => {$(
+        fn $operation(
+            &self,
+            request: &Request,
+            $(_: $before,)*
+            _parent: INodeNo,
+            name: &OsStr,
+            $(_: $after,)*
+            reply: $reply,
+        ) {
+            reply.error(refuse(stringify!($operation), request, &no_new_names(name)));
         }
-    };
+    )*};
 }
 
 /// What is left out here is answered ENOSYS, which the kernel takes well: it asks no more for
 /// FLUSH and FSYNCDIR, keeps locks by itself and copies by reading and writing.
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // A size or time that the daemon reports must never make the kernel drop pages of a
-        // view: it changes only through the kernel itself.
-        let wanted = [
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_HAS_RESEND,
-        ];
-        let mut granted = InitFlags::empty();
-        for flag in wanted {
-            match config.add_capabilities(flag) {
-                Ok(()) => granted |= flag,
-                Err(_) => log::info!("this kernel lacks {flag:?}"),
-            }
-        }
-        config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write"))?;
-        config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::other("max_background"))?;
-        self.attributes = xattr::negotiate(config);
-        granted.set(InitFlags::FUSE_HANDLE_KILLPRIV_V2, self.attributes);
-        let passthrough = passthrough::negotiate(config);
-        self.engine.set_passthrough(passthrough);
-        granted.set(InitFlags::FUSE_PASSTHROUGH, passthrough);
-        let Version(major, minor) = config.kernel_abi();
-        takeover::record(self.engine.recorder(), Negotiated { major, minor, flags: granted.bits() })
-            .map_err(io::Error::other)
+        self.attributes = init::settle(config, &self.engine)?;
+        Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -206,22 +157,10 @@ impl Filesystem for Adapter {
         if Control::owns(ino.0) {
             return self.open_control(caller(request), ino.0, reply);
         }
-        let access = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => Access { read: true, write: false },
-            OpenAccMode::O_WRONLY => Access { read: false, write: true },
-            OpenAccMode::O_RDWR => Access { read: true, write: true },
-        };
+        let access = access(flags);
         let wanted =
             open::Wanted { caller: caller(request), node: ino.0, access, request: request.unique().0 };
-        if self.engine.must_fill(ino.0, access) {
-            return open::after_filling(self.engine.clone(), self.device.clone(), wanted, reply);
-        }
-        let opened = try_reply!(reply, "open", request, wanted.open(&self.engine, &self.device));
-        let drop_cache = opened.drop_cache;
-        open::answer(opened, reply);
-        if let (true, Some(notifier)) = (drop_cache, self.notifier.get()) {
-            errands::drop_cache(notifier.clone(), ino.0, true);
-        }
+        self.open_view(wanted, reply);
     }
 
     fn read(
@@ -239,15 +178,7 @@ impl Filesystem for Adapter {
             let data = try_reply!(reply, "read", request, self.control.read(handle.0, offset, size as usize));
             return reply.data(&data);
         }
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let read = self.engine.read(handle.0, offset, &mut buffer[..size]);
-            let length = try_reply!(reply, "read", request, read);
-            reply.data(&buffer[..length]);
-        });
+        self.read_view(request, handle.0, offset, size as usize, reply);
     }
 
     fn write(
@@ -266,17 +197,8 @@ impl Filesystem for Adapter {
             try_reply!(reply, "write", request, self.control.write(handle.0, offset, data));
             return reply.written(data.len() as u32);
         }
-        let write = || self.engine.write(handle.0, offset, data);
-        let is_first_try = request.unique().0 & RESENT == 0;
-        match if is_first_try { panics::unanswered(write) } else { write() } {
-            Ok(()) => reply.written(data.len() as u32),
-            Err(error)
-                if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) && errands::is_passing(&error) =>
-            {
-                errands::hold_write(self.engine.clone(), handle.0, offset, data.to_vec(), error, reply);
-            }
-            Err(error) => reply.error(refuse("write", request, &error)),
-        }
+        let is_write_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.write_view(request, handle.0, offset, data, is_write_back, reply);
     }
 
     fn release(
@@ -344,19 +266,7 @@ impl Filesystem for Adapter {
         let (Ok(offset), Some(whence)) = (u64::try_from(offset), seek_whence(whence)) else {
             return reply.error(Errno::EINVAL);
         };
-        let dirty = try_reply!(reply, "lseek", request, self.engine.holes_may_be_dirty(handle.0));
-        if dirty && let Some(notifier) = self.notifier.get() {
-            return errands::seek(
-                self.engine.clone(),
-                notifier.clone(),
-                (ino.0, handle.0),
-                offset,
-                whence,
-                reply,
-            );
-        }
-        let at = try_reply!(reply, "lseek", request, self.engine.seek(handle.0, offset, whence));
-        reply.offset(at as i64);
+        self.seek_in_view(request, (ino.0, handle.0), offset, whence, reply);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -370,7 +280,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let handle = self.next_directory.fetch_add(1, Ordering::Relaxed);
+        let handle = self.directories.next_handle();
         try_reply!(reply, "opendir", request, self.entries(request, ino, handle));
         reply.opened(FileHandle(handle), FopenFlags::empty());
     }
@@ -381,20 +291,10 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         let entries = try_reply!(reply, "readdir", request, self.entries(request, ino, handle.0));
-        let own = [(ino, FileType::Directory, &b"."[..]), (UNKNOWN_INO, FileType::Directory, b"..")];
-        let listed = entries.iter().map(|entry| {
-            let kind = if entry.is_directory { FileType::Directory } else { FileType::RegularFile };
-            (UNKNOWN_INO, kind, entry.name.as_slice())
-        });
-        for (index, (ino, kind, name)) in own.into_iter().chain(listed).enumerate().skip(offset as usize) {
-            if reply.add(ino, index as u64 + 1, kind, OsStr::from_bytes(name)) {
-                break;
-            }
-        }
-        reply.ok();
+        directories::answer(ino, &entries, offset, reply);
     }
 
     fn releasedir(
@@ -405,120 +305,30 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.directories.remove(&handle.0);
+        self.directories.close(handle.0);
         reply.ok();
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match rustix::fs::statvfs(&self.state_directory) {
-            Ok(s) => {
-                let free_files = s.f_ffree;
-                reply.statfs(
-                    s.f_blocks,
-                    s.f_bfree,
-                    s.f_bavail,
-                    s.f_files,
-                    free_files,
-                    4096,
-                    255,
-                    s.f_frsize as u32,
-                );
-            }
-            Err(e) => reply.error(Errno::from_i32(e.raw_os_error())),
-        }
+        self.room(reply);
     }
 
-    fn create(
-        &self,
-        request: &Request,
-        _parent: INodeNo,
-        name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
-        reply.error(refuse("create", request, &no_new_names(name)));
-    }
-
-    fn mknod(
-        &self,
-        request: &Request,
-        _parent: INodeNo,
-        name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(refuse("mknod", request, &no_new_names(name)));
-    }
-
-    fn mkdir(
-        &self,
-        request: &Request,
-        _parent: INodeNo,
-        name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(refuse("mkdir", request, &no_new_names(name)));
-    }
-
-    fn rmdir(&self, request: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("rmdir", request, &no_new_names(name)));
-    }
-
-    fn symlink(
-        &self,
-        request: &Request,
-        _parent: INodeNo,
-        name: &OsStr,
-        _target: &std::path::Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(refuse("symlink", request, &no_new_names(name)));
-    }
-
-    fn link(&self, request: &Request, _ino: INodeNo, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        reply.error(refuse("link", request, &no_new_names(name)));
-    }
-
-    fn rename(
-        &self,
-        request: &Request,
-        _parent: INodeNo,
-        name: &OsStr,
-        _new_parent: INodeNo,
-        _new_name: &OsStr,
-        _flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(refuse("rename", request, &no_new_names(name)));
+    refuse_new_names! {
+        create(; u32, u32, i32) ReplyCreate;
+        mknod(; u32, u32, u32) ReplyEntry;
+        mkdir(; u32, u32) ReplyEntry;
+        rmdir(;) ReplyEmpty;
+        symlink(; &Path) ReplyEntry;
+        link(INodeNo;) ReplyEntry;
+        rename(; INodeNo, &OsStr, RenameFlags) ReplyEmpty;
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.attributes {
-            return reply.error(Errno::ENOSYS);
-        }
-        let figure = match Attribute::parse(name.as_bytes()) {
-            Attribute::Figure(figure) => figure.to_owned(),
-            Attribute::System => return reply.error(Errno::EOPNOTSUPP),
-            Attribute::Other => {
-                return reply.error(refuse("getxattr", request, &control::missing(name.as_bytes())));
-            }
-        };
-        let (control, caller) = (self.control.clone(), caller(request));
-        xattr::answer(size, reply, move || control.attribute(&caller, ino.0, &figure));
+        self.attribute(request, ino.0, name.as_bytes(), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if !self.attributes {
-            return reply.error(Errno::ENOSYS);
-        }
-        let (control, caller) = (self.control.clone(), caller(request));
-        xattr::answer(size, reply, move || Ok(control.attribute_names(&caller, ino.0)));
+        self.attribute_names(request, ino.0, size, reply);
     }
 
     fn setxattr(

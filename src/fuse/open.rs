@@ -3,8 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use fuser::{FileHandle, FopenFlags, ReplyOpen};
+use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, ReplyOpen};
 
+use super::Adapter;
 use super::convert::refused;
 use crate::access::Caller;
 use crate::engine::{Access, Engine, Opened, Plane};
@@ -49,8 +50,44 @@ pub fn answer(opened: Opened, reply: ReplyOpen) {
     reply.opened(handle, flags);
 }
 
+pub fn access(flags: OpenFlags) -> Access {
+    match flags.acc_mode() {
+        OpenAccMode::O_RDONLY => Access { read: true, write: false },
+        OpenAccMode::O_WRONLY => Access { read: false, write: true },
+        OpenAccMode::O_RDWR => Access { read: true, write: true },
+    }
+}
+
+impl Adapter {
+    pub fn open_view(&self, wanted: Wanted, reply: ReplyOpen) {
+        if self.engine.must_fill(wanted.node, wanted.access) {
+            return after_filling(self.engine.clone(), self.device.clone(), wanted, reply);
+        }
+        let opened = match wanted.open(&self.engine, &self.device) {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(refused("open", &wanted.caller, &error)),
+        };
+        let drop_cache = opened.drop_cache;
+        answer(opened, reply);
+        if let (true, Some(notifier)) = (drop_cache, self.notifier.get()) {
+            errands::drop_cache(notifier.clone(), wanted.node, true);
+        }
+    }
+
+    /// What a control file shows is collected elsewhere: that takes its time, and asks this mount.
+    pub fn open_control(&self, caller: Caller, node: u64, reply: ReplyOpen) {
+        let control = self.control.clone();
+        errands::run("control", move || match control.open(&caller, node) {
+            Ok(handle) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH)
+            }
+            Err(error) => reply.error(Errno::from_i32(error.errno().raw_os_error())),
+        });
+    }
+}
+
 /// OPEN of a view that must be filled first, which no event loop waits for.
-pub fn after_filling(engine: Arc<Engine>, device: Arc<OwnedFd>, wanted: Wanted, reply: ReplyOpen) {
+fn after_filling(engine: Arc<Engine>, device: Arc<OwnedFd>, wanted: Wanted, reply: ReplyOpen) {
     let errand = move || {
         let filled = engine.fill(&wanted.caller, wanted.node);
         match filled.and_then(|()| wanted.open(&engine, &device)) {

@@ -8,8 +8,11 @@
 //! of the three (views.rs, Views::change_owner), and a template that has is not written
 //! (engine/open.rs). ENOSYS for one name would end all attributes of a mount.
 
-use fuser::{Errno, InitFlags, KernelConfig, ReplyXattr};
+use fuser::{Errno, InitFlags, KernelConfig, ReplyXattr, Request};
 
+use super::Adapter;
+use super::convert::{caller, refuse};
+use crate::control::{Attribute, missing};
 use crate::errands;
 use crate::error::Result;
 
@@ -22,8 +25,31 @@ pub fn negotiate(config: &mut KernelConfig) -> bool {
     remembers
 }
 
+impl Adapter {
+    pub fn attribute(&self, request: &Request, node: u64, name: &[u8], size: u32, reply: ReplyXattr) {
+        if !self.attributes {
+            return reply.error(Errno::ENOSYS);
+        }
+        let figure = match Attribute::parse(name) {
+            Attribute::Figure(figure) => figure.to_owned(),
+            Attribute::System => return reply.error(Errno::EOPNOTSUPP),
+            Attribute::Other => return reply.error(refuse("getxattr", request, &missing(name))),
+        };
+        let (control, caller) = (self.control.clone(), caller(request));
+        answer(size, reply, move || control.attribute(&caller, node, &figure));
+    }
+
+    pub fn attribute_names(&self, request: &Request, node: u64, size: u32, reply: ReplyXattr) {
+        if !self.attributes {
+            return reply.error(Errno::ENOSYS);
+        }
+        let (control, caller) = (self.control.clone(), caller(request));
+        answer(size, reply, move || Ok(control.attribute_names(&caller, node)));
+    }
+}
+
 /// Answers with what `collect` says, or with its length where the caller asks for that.
-pub fn answer(size: u32, reply: ReplyXattr, collect: impl FnOnce() -> Result<Vec<u8>> + Send + 'static) {
+fn answer(size: u32, reply: ReplyXattr, collect: impl FnOnce() -> Result<Vec<u8>> + Send + 'static) {
     errands::run("xattr", move || match collect() {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
