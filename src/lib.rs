@@ -22,6 +22,7 @@ mod journal;
 mod keeper;
 pub mod listen;
 mod logging;
+pub mod manifest;
 pub mod memory;
 pub mod mount;
 pub mod mount_options;
