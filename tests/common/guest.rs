@@ -73,6 +73,21 @@ impl Template {
         template
     }
 
+    /// The same with further options for QEMU, and with `prepare` done in the guest before it is captured.
+    pub fn prepared(
+        directory: &Path,
+        machine: Machine,
+        more: &[String],
+        prepare: impl FnOnce(&mut Guest),
+    ) -> Template {
+        let ram = directory.join("ram");
+        File::create(&ram).unwrap().set_len(machine.ram_mib << 20).unwrap();
+        let template = Template::uncaptured(directory, machine, ram.clone());
+        template.boot_and_capture(None, None, more, prepare);
+        fs::set_permissions(&ram, Permissions::from_mode(0o444)).unwrap();
+        template
+    }
+
     /// The same by QEMU as `user`, into the file `ram`, which is there; its mode stays what it is.
     pub fn author(
         user: Option<&str>,
@@ -81,22 +96,37 @@ impl Template {
         ram: PathBuf,
         nvdimm: Option<&Path>,
     ) -> Template {
+        let template = Template::uncaptured(directory, machine, ram);
+        template.boot_and_capture(user, nvdimm, &[], |_| {});
+        template
+    }
+
+    fn uncaptured(directory: &Path, machine: Machine, ram: PathBuf) -> Template {
         let state = directory.join("state");
         let (kernel, initrd) = (directory.join("kernel"), directory.join("initrd"));
         // The cache may lie where an ordinary user cannot look.
         let (cached_kernel, cached_initrd) = guest_images();
         fs::copy(cached_kernel, &kernel).unwrap();
         fs::copy(cached_initrd, &initrd).unwrap();
-        let template = Template { machine, ram, state, kernel, initrd };
-        let ram = Backend::new(&template.ram, "share=on");
+        Template { machine, ram, state, kernel, initrd }
+    }
+
+    fn boot_and_capture(
+        &self,
+        user: Option<&str>,
+        nvdimm: Option<&Path>,
+        more: &[String],
+        prepare: impl FnOnce(&mut Guest),
+    ) {
+        let ram = Backend::new(&self.ram, "share=on");
         // share=on, as x-ignore-shared would otherwise copy the NVDIMM into STATE and write it back into ROM.
         let nvdimm = nvdimm.map(|path| Backend::new(path, "share=on,readonly=on"));
-        let mut guest = Guest::connected(template.spawn(user, ram, nvdimm, &[]));
+        let mut guest = Guest::connected(self.spawn(user, ram, nvdimm, more));
         guest.qemu.qmp("cont", json!({}));
         guest.wait_for_boot();
-        guest.capture(&template.state);
-        fs::set_permissions(&template.state, Permissions::from_mode(0o444)).unwrap();
-        template
+        prepare(&mut guest);
+        guest.capture(&self.state);
+        fs::set_permissions(&self.state, Permissions::from_mode(0o444)).unwrap();
     }
 
     /// A running guest that goes on where the template was captured.
@@ -110,14 +140,26 @@ impl Template {
 
     /// A QEMU that is on its way, and knows nothing of the captured state yet.
     pub fn start_as(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>) -> Restoring {
-        Restoring(self.spawn(user, ram, nvdimm, &["-incoming", "defer"]))
+        self.start_with(user, ram, nvdimm, &[])
     }
 
-    fn spawn(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>, more: &[&str]) -> Starting {
+    /// The same with the further options that the template was made with.
+    pub fn start_with(
+        &self,
+        user: Option<&str>,
+        ram: Backend,
+        nvdimm: Option<Backend>,
+        more: &[String],
+    ) -> Restoring {
+        let incoming = ["-incoming", "defer"].map(str::to_owned);
+        Restoring(self.spawn(user, ram, nvdimm, &[more, &incoming].concat()))
+    }
+
+    fn spawn(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>, more: &[String]) -> Starting {
         assert_eq!(self.machine.nvdimm_mib != 0, nvdimm.is_some());
         Starting::spawn(user, |directory| {
             let mut arguments = machine_arguments(self, &ram, nvdimm.as_ref(), directory);
-            arguments.extend(more.iter().map(|more| (*more).to_owned()));
+            arguments.extend_from_slice(more);
             arguments
         })
     }

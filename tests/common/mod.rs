@@ -22,4 +22,5 @@ pub mod sparse;
 pub mod sys;
 pub mod terminal;
 pub mod users;
+pub mod vhost_user;
 pub mod views;

@@ -174,6 +174,11 @@ impl Qemu {
         }
     }
 
+    /// What QEMU has complained of so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
     /// Asks QEMU to end, which runs its clean-up (discard-data=on), and waits for it.
     pub fn quit(mut self) {
         self.qmp("quit", json!({}));
