@@ -28,7 +28,7 @@ use clap::Parser;
 
 use arguments::{Arguments, Plan, Workload};
 use report::Run;
-use report::figures::{Access, Order, Sharing};
+use report::figures::{self, Access, Order, Sharing};
 use subjects::Subject;
 use template::Template;
 use workloads::touch::Pattern;
@@ -40,8 +40,9 @@ const PAGE: usize = 4096;
 const SAMPLES: &str = "benchmarks.json";
 /// A refusal of all workloads.
 const EVERYTHING: &str = "everything";
-/// Whose shared views are dirtied for long: a full copy, a clone on a disk, a FUSE peer, and templatefs.
-const DIRTIED: [&str; 3] = ["memfd", "reflink-xfs", "qemu-storage-daemon"];
+/// Whose shared views are dirtied for long: a full copy, a clone on a disk, a FUSE peer, and both planes of
+/// templatefs that can be written.
+const DIRTIED: [&str; 5] = ["memfd", "reflink-xfs", "qemu-storage-daemon", figures::DEFAULT, figures::MEMORY];
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -240,8 +241,7 @@ impl<'a> Bench<'a> {
         let template = Template::random(&self.store, "dirtied", self.plan.template, self.plan.seed)?;
         self.say("sustained dirtying");
         let seed = self.plan.seed;
-        let chosen =
-            |subject: &dyn Subject| DIRTIED.contains(&subject.name()) || ours(subject) && subject.writable();
+        let chosen = |subject: &dyn Subject| DIRTIED.contains(&subject.name());
         self.some(chosen, 0, "dirty", &template, template.name, |subject, plan, log| {
             dirty::measure(subject, Task { template: &template, plan, seed }, log)
         });

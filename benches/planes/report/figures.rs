@@ -36,6 +36,7 @@ pub const ROM: &str = "templatefs:rom";
 pub const READ_ONLY: &str = "templatefs:read-only";
 pub const DEFAULT: &str = "templatefs:default";
 pub const LEARNED: &str = "templatefs:learned";
+pub const MEMORY: &str = "templatefs:memory";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {

@@ -43,7 +43,7 @@ const PLAIN: Mode = Mode {
     qemu: "share=on",
 };
 
-pub const MODES: [Mode; 8] = [
+pub const MODES: [Mode; 7] = [
     Mode {
         name: figures::ROM,
         what: "the template as ROM: no query",
@@ -59,11 +59,9 @@ pub const MODES: [Mode; 8] = [
         qemu: "share=off,readonly=on,rom=off",
         ..PLAIN
     },
-    Mode { name: figures::DEFAULT, what: "`?rom=off` opened O_RDWR, template never used before", ..PLAIN },
     Mode {
-        name: "templatefs:overlay",
-        what: "`?rom=off&backing=overlay`, O_RDWR, template never used before",
-        query: "?rom=off&backing=overlay",
+        name: figures::DEFAULT,
+        what: "`?rom=off` opened O_RDWR (an overlay), template never used before",
         ..PLAIN
     },
     Mode {
@@ -76,7 +74,7 @@ pub const MODES: [Mode; 8] = [
         ..PLAIN
     },
     Mode {
-        name: "templatefs:memory",
+        name: figures::MEMORY,
         what: "`?rom=off&backing=memory`, O_RDWR",
         query: "?rom=off&backing=memory",
         ..PLAIN
