@@ -96,20 +96,27 @@ pub fn serve(
         None => mount::attach(&config.store, mountpoint, config.allow_other)?,
     };
     let device = Arc::new(device);
-    match mount::device_of(mountpoint) {
+    let shown = match mount::device_of(mountpoint) {
         Ok(shown) => {
-            bdi::tune(shown, config.read_ahead);
             let _ = inspector.set(Inspector::new(engine.clone(), shown, mountpoint.clone()));
+            Some(shown)
         }
         // It was detached while it is in use, and goes with its last user.
-        Err(error) if is_successor => log::warn!("{error}: what its views cost is not known"),
+        Err(error) if is_successor => {
+            log::warn!("{error}: what its views cost is not known");
+            None
+        }
         Err(error) => return Err(error).inspect_err(undo),
-    }
+    };
     let started = match is_successor {
         true => take_over(&engine, control, &device, kept, config),
         false => begin(&engine, control, &device, keeper, config),
     };
     let serving = started.and_then(|(running, notifier)| {
+        // Not before: INIT sets read-ahead back to what the kernel offers in it.
+        if let Some(shown) = shown {
+            bdi::tune(shown, config.read_ahead);
+        }
         match state.describe(&config.store, mountpoint, held_by) {
             // There may be no room, which is no reason to leave the users waiting.
             Err(error) if is_successor => log::warn!("{error}"),
