@@ -36,6 +36,7 @@ pub mod profile;
 mod program;
 pub mod qemu;
 pub mod rules;
+pub mod run_args;
 mod session;
 mod state;
 #[doc(hidden)]

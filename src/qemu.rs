@@ -68,14 +68,18 @@ fn nvdimm(mem_path: &str) -> Vec<String> {
 }
 
 fn backend(id: &str, mem_path: &str, properties: &str) -> Vec<String> {
-    let path = double_commas(mem_path);
-    let object = format!("memory-backend-file,id={id},size=SIZE,mem-path={path},{properties}");
-    vec!["-object".to_owned(), object]
+    vec!["-object".to_owned(), memory_backend(id, "SIZE", mem_path, properties)]
+}
+
+/// The value of `-object` for memory in a file.
+pub fn memory_backend(id: &str, size: &str, mem_path: &str, properties: &str) -> String {
+    let (id, path) = (double_commas(id), double_commas(mem_path));
+    format!("memory-backend-file,id={id},size={size},mem-path={path},{properties}")
 }
 
 /// In a QEMU option a comma ends a value, and two commas stand for one in it; nothing else in a
 /// value is special (util/keyval.c, util/qemu-option.c).
-fn double_commas(value: &str) -> String {
+pub fn double_commas(value: &str) -> String {
     value.replace(',', ",,")
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "mount",
     "umount",
     "upgrade",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 13] = [
     "map",
     "profile",
     "discard",
+    "run-args",
     "demo",
     "completions",
     "man",

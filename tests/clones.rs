@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::time::Duration;
 
 use common::clones::{
@@ -320,5 +320,49 @@ fn clones_in_memory_of_their_own_outlive_the_daemon() {
     mounted.wait();
     at_once(clones.iter_mut().collect(), |number, guest| assert_keeps_its_data(guest, number));
     at_once(clones.iter_mut().collect(), |number, guest| work(guest, CLONES + number));
+    captured.assert_unchanged();
+}
+
+/// For a VMM that opens a path of its own choice for writing, as Kata Containers' templates are: the path is a link
+/// to one view, into which nobody writes, and whose pages all clones share.
+#[test]
+fn clones_of_a_vmm_with_a_path_of_its_own_share_one_view() {
+    let _limit = limit(TIME);
+    let captured = &Captured::get();
+    let mounted = mount_for_guests(&captured.template, "ram");
+    let directory = open_directory();
+    let link = directory.path().join("memory");
+    symlink(mounted.path("ram?rom=off&view=template"), &link).unwrap();
+    let ram = || Backend::new(&link, "share=off,readonly=off");
+    let start = |_| captured.template.start_as(ordinary_user(), ram(), None);
+    let mut clones =
+        at_once((0..2).map(start).collect(), |_, restoring| restoring.restore_from(&captured.template.state));
+    work_all(&mut clones);
+    let view = view(&mounted, "template");
+    assert_eq!((view.opens, view.private_bytes, views(&mounted).len()), (2, 0, 1), "{view:?}");
+    captured.assert_unchanged();
+}
+
+/// `readonly=off`: for whoever may write the template file, as in QEMU. Nothing is written to it.
+#[test]
+fn whoever_may_write_a_template_may_clone_it_with_readonly_off() {
+    let _limit = limit(TIME);
+    if !is_root() {
+        println!("skipped: nobody but root may write a template of mode 0444");
+        return;
+    }
+    let captured = &Captured::get();
+    let mounted = mount_for_guests(&captured.template, "ram");
+    let start = |options: &&'static str| {
+        captured.template.start_as(
+            None,
+            Backend::new(mounted.path("ram?rom=off&readonly=off"), options),
+            None,
+        )
+    };
+    let mut clones = at_once(WAYS[1..].iter().map(start).collect(), |_, restoring| {
+        restoring.restore_from(&captured.template.state)
+    });
+    work_all(&mut clones);
     captured.assert_unchanged();
 }

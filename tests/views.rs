@@ -287,3 +287,22 @@ fn an_ordinary_users_stat_is_as_true() {
     again_as_ordinary_user("stat_tells_what_a_view_costs");
     again_as_ordinary_user("a_private_view_is_its_makers_and_his_alone");
 }
+
+/// For a program whose path cannot hold a query: its own path is a link to one that does.
+#[test]
+fn a_symlink_elsewhere_may_lead_to_a_view() {
+    let _limit = limit(Duration::from_secs(60));
+    let (mounted, content) = Mounted::with_data(8192);
+    let directory = tempfile::tempdir().unwrap();
+    let link = |name: &str, query: &str| {
+        let link = directory.path().join(name);
+        std::os::unix::fs::symlink(mounted.path(&format!("t?{query}")), &link).unwrap();
+        link
+    };
+    let (private, named) = (link("private", "rom=off"), link("named", "rom=off&view=one"));
+    let [first, second] = [&private, &private].map(|path| open_rw(path).unwrap());
+    first.write_all_at(b"first", 0).unwrap();
+    assert_eq!(bytes_at(&second, 0, 5).unwrap(), content[..5]);
+    open_rw(&named).unwrap().write_all_at(b"named", 0).unwrap();
+    assert_eq!(bytes_at(&open_rw(&named).unwrap(), 0, 5).unwrap(), b"named");
+}

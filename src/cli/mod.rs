@@ -5,6 +5,7 @@ mod costs;
 mod daemon;
 mod mount;
 mod paths;
+mod vmm;
 
 use std::ffi::OsString;
 
@@ -15,6 +16,7 @@ pub use costs::{MapArgs, ProfileArgs, TopArgs, ViewsArgs};
 pub use daemon::{PageCacheArgs, ServeArgs, WarmArgs};
 pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
+pub use vmm::RunArgsArgs;
 
 /// Serves unwritable VM templates: a path decides between true ROM and a private
 /// copy-on-write view.
@@ -45,6 +47,7 @@ pub enum Command {
     Map(MapArgs),
     Profile(ProfileArgs),
     Discard(DiscardArgs),
+    RunArgs(RunArgsArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

@@ -17,7 +17,9 @@ mod page_cache;
 mod profile;
 mod readers;
 mod resolve;
+mod run_args;
 mod serve;
+mod shell;
 pub mod table;
 mod top;
 mod umount;
@@ -43,6 +45,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Profile(args) => profile::run(&args),
         Command::Warm(args) => warm::run(&args),
         Command::Discard(args) => discard::run(&args),
+        Command::RunArgs(args) => run_args::run(&args),
         Command::Demo(_) => demo::run(),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
+use super::shell::quoted;
 use crate::cli::ResolveArgs;
 use crate::error::Result;
 use crate::explain::{Explanation, explain};
@@ -53,19 +54,10 @@ fn text(explanation: &Explanation) -> String {
         row("note", note);
     }
     for line in &explanation.qemu {
-        let words: Vec<_> = line.args.iter().map(|word| shell_quoted(word)).collect();
+        let words: Vec<_> = line.args.iter().map(|word| quoted(word)).collect();
         let _ = write!(out, "\n# {}\n{}\n", line.when, words.join(" "));
     }
     out
-}
-
-/// A word as a POSIX shell reads it back.
-fn shell_quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -78,8 +70,6 @@ mod tests {
         let object = "-object 'memory-backend-file,id=ram0,size=SIZE,mem-path=MOUNT/a?rom=off&vm=x,\
                       share=off,readonly=on,rom=off'";
         assert!(text.contains(object), "{text}");
-        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
-        assert_eq!(shell_quoted("nvdimm,memdev=nv0,unarmed=on"), "nvdimm,memdev=nv0,unarmed=on");
     }
 
     #[test]

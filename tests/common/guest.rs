@@ -157,11 +157,17 @@ impl Template {
 
     fn spawn(&self, user: Option<&str>, ram: Backend, nvdimm: Option<Backend>, more: &[String]) -> Starting {
         assert_eq!(self.machine.nvdimm_mib != 0, nvdimm.is_some());
-        Starting::spawn(user, |directory| {
-            let mut arguments = machine_arguments(self, &ram, nvdimm.as_ref(), directory);
-            arguments.extend_from_slice(more);
-            arguments
-        })
+        let memory = memory_arguments(self.machine, &ram, nvdimm.as_ref());
+        self.spawn_by(user, &[&memory, more].concat())
+    }
+
+    fn spawn_by(&self, user: Option<&str>, options: &[String]) -> Starting {
+        Starting::spawn(user, |directory| [device_arguments(self, directory).as_slice(), options].concat())
+    }
+
+    /// A guest that stands still: the template's devices, and these options for all else.
+    pub fn start_by(&self, user: Option<&str>, options: &[String]) -> Guest {
+        Guest::connected(self.spawn_by(user, options))
     }
 }
 
@@ -274,13 +280,8 @@ impl Guest {
     }
 }
 
-fn machine_arguments(
-    template: &Template,
-    ram: &Backend,
-    nvdimm: Option<&Backend>,
-    directory: &Path,
-) -> Vec<String> {
-    let machine = template.machine;
+/// What the machine is, and its memory.
+fn memory_arguments(machine: Machine, ram: &Backend, nvdimm: Option<&Backend>) -> Vec<String> {
     let accelerator = std::env::var("TEMPLATEFS_TEST_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     let mut arguments = Vec::new();
     let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
@@ -299,6 +300,12 @@ fn machine_arguments(
             add("-device", "nvdimm,memdev=nvdimm,unarmed=on".to_owned());
         }
     }
+    arguments
+}
+
+fn device_arguments(template: &Template, directory: &Path) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
     add("-device", "virtio-balloon-pci".to_owned());
     let console = directory.join("console");
     let console = console.display();
