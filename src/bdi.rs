@@ -30,6 +30,11 @@ pub fn tune(device: Device, read_ahead: Option<u64>) {
     }
 }
 
+/// What is set; None where it cannot be read, or is none of this kernel's.
+pub fn read(device: Device, name: &str) -> Option<u64> {
+    std::fs::read_to_string(setting(device, name)).ok()?.trim().parse().ok()
+}
+
 fn setting(device: Device, name: &str) -> PathBuf {
     PathBuf::from(format!("/sys/class/bdi/{}:{}/{name}", device.major, device.minor))
 }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 mod control;
+pub mod doctor;
 pub mod engine;
 mod errands;
 pub mod error;

@@ -268,6 +268,8 @@ pub struct MountEntry {
     pub mountpoint: PathBuf,
     pub filesystem: String,
     pub source: PathBuf,
+    /// Of the filesystem, whoever mounted it where.
+    pub options: String,
 }
 
 /// The mounts of this process, in the order they were made.
@@ -280,6 +282,15 @@ pub fn mounts() -> Result<Vec<MountEntry>> {
 pub fn own_mounts() -> Result<Vec<MountEntry>> {
     let own = |entry: &MountEntry| entry.filesystem == format!("fuse.{FILESYSTEM}");
     Ok(mounts()?.into_iter().filter(own).collect())
+}
+
+/// What a path lies on; it need not exist, but it must have no symlinks in it.
+pub fn holding<'a>(mounts: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
+    // Of several on one directory the last one is on top.
+    mounts
+        .iter()
+        .filter(|entry| path.starts_with(&entry.mountpoint))
+        .max_by_key(|entry| entry.mountpoint.as_os_str().len())
 }
 
 /// The device number of what is mounted on top of `mountpoint`.
@@ -302,6 +313,10 @@ fn parse_mount(line: &[u8]) -> Option<MountEntry> {
         mountpoint: unescape_octal(fields.get(4)?),
         filesystem: String::from_utf8_lossy(fields.get(separator + 1)?).into_owned(),
         source: unescape_octal(fields.get(separator + 2)?),
+        options: fields
+            .get(separator + 3)
+            .map(|text| String::from_utf8_lossy(text).into_owned())
+            .unwrap_or_default(),
     })
 }
 
@@ -330,6 +345,7 @@ mod tests {
             mountpoint: "/mnt/a b".into(),
             filesystem: "fuse.templatefs".into(),
             source: r"/store\x".into(),
+            options: "rw,user_id=0".into(),
         };
         assert_eq!(parse_mount(line), Some(expected));
         assert_eq!(parse_mount(b""), None);

@@ -117,7 +117,7 @@ pub fn serve(
         if let Some(shown) = shown {
             bdi::tune(shown, config.read_ahead);
         }
-        match state.describe(&config.store, mountpoint, held_by) {
+        match state.describe(&config.store, mountpoint, held_by, engine.has_passthrough()) {
             // There may be no room, which is no reason to leave the users waiting.
             Err(error) if is_successor => log::warn!("{error}"),
             described => described?,

@@ -41,6 +41,16 @@ struct Mounted {
     serving_pid: u32,
     store: String,
     mountpoint: String,
+    /// Does the kernel read templates by itself? None where an older version has written this.
+    #[serde(default)]
+    passthrough: Option<bool>,
+}
+
+/// What a state directory says of its mount to those who may look.
+pub struct Description {
+    pub held_by: u32,
+    pub served_by: u32,
+    pub passthrough: Option<bool>,
 }
 
 impl StateDirectory {
@@ -101,7 +111,7 @@ impl StateDirectory {
     }
 
     /// Tells whoever looks what is served from here.
-    pub fn describe(&self, store: &Path, mountpoint: &Path, held_by: u32) -> Result<()> {
+    pub fn describe(&self, store: &Path, mountpoint: &Path, held_by: u32, passthrough: bool) -> Result<()> {
         let text = |path: &Path| printable(path.as_os_str().as_bytes());
         let mounted = Mounted {
             schema: 1,
@@ -110,6 +120,7 @@ impl StateDirectory {
             serving_pid: std::process::id(),
             store: text(store),
             mountpoint: text(mountpoint),
+            passthrough: Some(passthrough),
         };
         let write = || {
             let new = self.path.join("mount.json.new");
@@ -145,6 +156,13 @@ fn read_description(path: &Path) -> Option<Mounted> {
     serde_json::from_slice(&std::fs::read(path.join("mount.json")).ok()?).ok()
 }
 
+/// None where this user may not look, or where nothing is mounted.
+pub fn description(path: &Path) -> Option<Description> {
+    let found = read_description(path)?;
+    let (held_by, served_by) = (found.pid, found.serving_pid);
+    Some(Description { held_by, served_by, passthrough: found.passthrough })
+}
+
 /// Does this directory hold the state of what is mounted there?
 pub fn is_of(path: &Path, mountpoint: &Path) -> bool {
     let wanted = printable(mountpoint.as_os_str().as_bytes());
@@ -153,8 +171,19 @@ pub fn is_of(path: &Path, mountpoint: &Path) -> bool {
 
 /// Where a mount keeps its state unless told: on tmpfs, one directory a mountpoint.
 pub fn default_path(mountpoint: &Path) -> Result<PathBuf> {
+    let Some(base) = default_base() else {
+        return Err(Error::Invalid(
+            "no tmpfs for the state of the mount at /run, /dev/shm or $XDG_RUNTIME_DIR: name a place with --state-dir"
+                .into(),
+        ));
+    };
+    make_private(&base)?;
+    Ok(base.join(escape(mountpoint)))
+}
+
+/// The directory of all mounts' states; it need not exist.
+pub fn default_base() -> Option<PathBuf> {
     let uid = rustix::process::geteuid();
-    let name = escape(mountpoint);
     let mut candidates = Vec::new();
     if uid.is_root() {
         candidates.push(PathBuf::from("/run/templatefs"));
@@ -169,14 +198,7 @@ pub fn default_path(mountpoint: &Path) -> Result<PathBuf> {
         let parent = path.parent().unwrap_or(path);
         statfs(parent).is_ok_and(|s| s.f_type == libc::TMPFS_MAGIC)
     };
-    let Some(base) = candidates.into_iter().find(on_tmpfs) else {
-        return Err(Error::Invalid(
-            "no tmpfs for the state of the mount at /run, /dev/shm or $XDG_RUNTIME_DIR: name a place with --state-dir"
-                .into(),
-        ));
-    };
-    make_private(&base)?;
-    Ok(base.join(name))
+    candidates.into_iter().find(on_tmpfs)
 }
 
 /// A path as one file name: `/` becomes `-`, and what could be mistaken for it `\xNN`.
@@ -231,7 +253,7 @@ mod tests {
         // A place where no templatefs is mounted would count as one whose daemon is about to end.
         let error = StateDirectory::take(&path).err().unwrap().to_string();
         assert!(error.contains("another templatefs uses it"), "{error}");
-        first.describe(Path::new("/srv/t"), Path::new("/mnt/t"), 1).unwrap();
+        first.describe(Path::new("/srv/t"), Path::new("/mnt/t"), 1, true).unwrap();
         let waiting = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| StateDirectory::take(&path).map(drop));
             std::thread::sleep(Duration::from_millis(50));

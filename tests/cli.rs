@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "mount",
     "umount",
     "upgrade",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 14] = [
     "profile",
     "discard",
     "run-args",
+    "doctor",
     "demo",
     "completions",
     "man",

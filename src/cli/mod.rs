@@ -16,7 +16,7 @@ pub use costs::{MapArgs, ProfileArgs, TopArgs, ViewsArgs};
 pub use daemon::{PageCacheArgs, ServeArgs, WarmArgs};
 pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
-pub use vmm::RunArgsArgs;
+pub use vmm::{DoctorArgs, RunArgsArgs};
 
 /// Serves unwritable VM templates: a path decides between true ROM and a private
 /// copy-on-write view.
@@ -48,6 +48,7 @@ pub enum Command {
     Profile(ProfileArgs),
     Discard(DiscardArgs),
     RunArgs(RunArgsArgs),
+    Doctor(DoctorArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

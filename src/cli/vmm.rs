@@ -1,5 +1,6 @@
-//! Arguments of what deals with VMMs.
+//! Arguments of what deals with VMMs and with the host that they run on.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -36,6 +37,27 @@ pub struct RunArgsArgs {
     /// The state of the devices, where no manifest names it
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Look at the host, a mount or a VMM's command line, and say what is wrong and what to do.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A command line is read and not run. Of QEMU's it is said what QEMU itself would refuse, in \
+                        QEMU's words, and what it would do without a word.\n\n\
+                        Exit codes: 1 where an error was found, else 0.\n\n\
+                        Example:\n  templatefs doctor\n  templatefs doctor /mnt/t\n  \
+                        templatefs doctor -- qemu-system-x86_64 -m 1G ..."
+)]
+pub struct DoctorArgs {
+    /// A mount; without it the host
+    #[arg(conflicts_with = "line")]
+    pub mountpoint: Option<PathBuf>,
+    /// A command line, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    pub line: Vec<OsString>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

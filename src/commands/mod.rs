@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 
 mod demo;
 mod discard;
+mod doctor;
 mod generate;
 mod listing;
 mod ls;
@@ -46,6 +47,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Warm(args) => warm::run(&args),
         Command::Discard(args) => discard::run(&args),
         Command::RunArgs(args) => run_args::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(_) => demo::run(),
     }
 }
