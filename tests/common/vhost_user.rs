@@ -125,6 +125,7 @@ pub fn virtiofsd() -> Option<PathBuf> {
     let built = cache.join("templatefs-tests/virtiofsd/bin/virtiofsd");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = std::env::split_paths(&path).map(|directory| directory.join("virtiofsd"));
-    let elsewhere = ["/usr/libexec/virtiofsd".into(), "/usr/lib/qemu/virtiofsd".into()];
-    std::iter::once(built).chain(installed).chain(elsewhere).find(|program| program.exists())
+    // Not /usr/lib/qemu/virtiofsd: QEMU's own of before 8.0 has other options.
+    let packaged = PathBuf::from("/usr/libexec/virtiofsd");
+    std::iter::once(built).chain(installed).chain([packaged]).find(|program| program.exists())
 }
