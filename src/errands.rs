@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use fuser::{Errno, INodeNo, Notifier, ReplyLseek, ReplyWrite};
+use parking_lot::Mutex;
 use rustix::io::Errno as Code;
 
 use crate::control;
@@ -63,12 +64,22 @@ impl warm::Kernel for PageCache {
     }
 }
 
-/// Whether an error could end by itself, or by an operator's hand.
-pub fn is_passing(error: &Error) -> bool {
-    matches!(error.errno(), Code::NOSPC | Code::DQUOT | Code::NOMEM)
+/// Is there no use in trying this write-back again? A store that is full, fails or is read-only may
+/// be another one tomorrow; a file that is not open, or may not be so long, will not.
+pub fn is_final(error: &Error) -> bool {
+    matches!(error.errno(), Code::BADF | Code::STALE | Code::ACCESS | Code::FBIG)
 }
 
-/// Keeps a write-back of mapped pages until there is room. Whoever stored to that memory has gone
+/// A write-back of mapped pages that the state directory did not take.
+struct Held {
+    engine: Arc<Engine>,
+    handle: u64,
+    offset: u64,
+    data: Vec<u8>,
+    reply: ReplyWrite,
+}
+
+/// Keeps a write-back of mapped pages until it can be done. Whoever stored to that memory has gone
 /// on long ago: an error would reach nobody, and the page would later show its old content.
 pub fn hold_write(
     engine: Arc<Engine>,
@@ -78,30 +89,54 @@ pub fn hold_write(
     error: Error,
     reply: ReplyWrite,
 ) {
-    log::error!("{error}: mapped pages wait for room and are not lost; free space in the state directory");
-    run("held-write", move || {
+    log::error!("{error}: mapped pages {}", waiting(&error));
+    let held = Arc::new(Mutex::new(Some(Held { engine, handle, offset, data, reply })));
+    let keep = {
+        let held = held.clone();
+        move || held.lock().take().into_iter().for_each(Held::keep)
+    };
+    if !run("held-write", keep) {
+        // An event loop less is better than memory lost.
+        let held = held.lock().take();
+        held.into_iter().for_each(Held::keep);
+    }
+}
+
+fn waiting(error: &Error) -> &'static str {
+    match error.errno() {
+        Code::NOSPC | Code::DQUOT => "wait for room and are not lost; free space in the state directory",
+        _ => "wait until the state directory can be written and are not lost",
+    }
+}
+
+impl Held {
+    fn keep(self) {
+        let Self { engine, handle, offset, data, reply } = self;
+        let holding = engine.holding(handle, data.len());
         for attempt in 1.. {
             thread::sleep(RETRY);
             match engine.write(handle, offset, &data) {
                 Ok(()) => {
                     log::warn!(
-                        "there is room again: {} bytes of mapped pages at {offset} were written",
+                        "there is room again, or the state directory can be written again: {} bytes of mapped pages \
+                         at {offset} were written",
                         data.len()
                     );
+                    drop(holding);
                     return reply.written(data.len() as u32);
                 }
-                Err(error) if is_passing(&error) => {
-                    if attempt % REMIND_EVERY == 0 {
-                        log::error!("{error}: mapped pages still wait for room");
-                    }
-                }
-                Err(error) => {
+                Err(error) if is_final(&error) => {
                     log::error!("{error}: mapped pages could not be written");
                     return reply.error(Errno::from_i32(error.errno().raw_os_error()));
                 }
+                Err(error) => {
+                    if attempt % REMIND_EVERY == 0 {
+                        log::error!("{error}: mapped pages still {}", waiting(&error));
+                    }
+                }
             }
         }
-    });
+    }
 }
 
 /// lseek(SEEK_DATA or SEEK_HOLE) on a view that is open for writing. A hole may be covered by

@@ -144,7 +144,20 @@ fn table(views: &[Listed]) -> String {
         String::new(),
         plural(views.len(), "view"),
     ]);
-    table.render_within(COLUMNS)
+    table.render_within(COLUMNS) + &held(views)
+}
+
+/// Below the table, since it is rare and must be seen: whose memory waits for the state directory.
+fn held(views: &[Listed]) -> String {
+    let held = views.iter().map(|listed| &listed.view).filter(|view| view.held_bytes > 0);
+    let line = |view: &ViewReport| {
+        format!(
+            "{}: {} of mapped pages wait until the state directory takes them; the log tells why\n",
+            view.id,
+            iec_short(view.held_bytes)
+        )
+    };
+    held.map(line).collect()
 }
 
 fn table_of_vms(vms: &[VmReport], views: &[Listed]) -> String {

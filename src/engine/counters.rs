@@ -14,6 +14,7 @@ pub struct Counters {
     writes: AtomicU64,
     write_bytes: AtomicU64,
     errors: AtomicU64,
+    held_bytes: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +27,8 @@ pub struct CounterValues {
     pub writes: u64,
     pub write_bytes: u64,
     pub errors: u64,
+    /// Of mapped pages, waiting until the state directory takes them: now, not in all.
+    pub held_bytes: u64,
 }
 
 impl Counters {
@@ -47,6 +50,14 @@ impl Counters {
         self.prefetched.store(pages, Ordering::Relaxed);
     }
 
+    pub fn held(&self, bytes: usize) {
+        self.held_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn held_no_more(&self, bytes: usize) {
+        self.held_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
     pub fn failed(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -61,6 +72,7 @@ impl Counters {
             writes: get(&self.writes),
             write_bytes: get(&self.write_bytes),
             errors: get(&self.errors),
+            held_bytes: get(&self.held_bytes),
         }
     }
 }

@@ -85,6 +85,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Until the result is dropped, this much of a write-back counts as held.
+    pub fn holding(&self, handle: HandleId, bytes: usize) -> impl Drop + use<> {
+        struct Holding(Option<Arc<Handle>>, usize);
+        impl Drop for Holding {
+            fn drop(&mut self) {
+                if let Some(handle) = &self.0 {
+                    handle.node.counters.held_no_more(self.1);
+                }
+            }
+        }
+        let handle = self.handle(handle).ok();
+        if let Some(handle) = &handle {
+            handle.node.counters.held(bytes);
+        }
+        Holding(handle, bytes)
+    }
+
     pub fn allocate(&self, handle: HandleId, offset: u64, length: u64, how: Allocate) -> Result<()> {
         let handle = self.handle(handle)?;
         let done = match &handle.content {

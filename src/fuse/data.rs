@@ -41,7 +41,7 @@ impl Adapter {
         let is_first_try = request.unique().0 & RESENT == 0;
         match if is_first_try { panics::unanswered(write) } else { write() } {
             Ok(()) => reply.written(data.len() as u32),
-            Err(error) if is_write_back && errands::is_passing(&error) => {
+            Err(error) if is_write_back && !errands::is_final(&error) => {
                 errands::hold_write(self.engine.clone(), handle, offset, data.to_vec(), error, reply);
             }
             Err(error) => reply.error(refuse("write", request, &error)),

@@ -96,6 +96,7 @@ impl<'a> Figures<'a> {
             cow_swap_bytes: copied.swap,
             cached_bytes: cached,
             dirty_bytes: cache.map(|cache| cache.dirty * PAGE),
+            held_bytes: counters.held_bytes,
             shared_clean_bytes: copied.shared,
             cost_bytes: cost,
             saved_bytes: saved,

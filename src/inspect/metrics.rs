@@ -37,7 +37,7 @@ pub struct Room {
 /// A figure of a view, and how it is described.
 type Figure = (&'static str, &'static str, fn(&ViewReport) -> Option<u64>);
 
-const BYTES: [Figure; 9] = [
+const BYTES: [Figure; 10] = [
     ("private", "Pages that views own in the state directory", |v| Some(v.private_bytes)),
     ("zero", "Punched pages, which cost nothing", |v| Some(v.zero_bytes)),
     ("cow_anon", "Pages that private mappings of views copied into their processes", |v| v.cow_anon_bytes),
@@ -46,6 +46,9 @@ const BYTES: [Figure; 9] = [
     }),
     ("cached", "Page cache of the views' own inodes", |v| v.cached_bytes),
     ("dirty", "Page cache of views that is not written back", |v| v.dirty_bytes),
+    ("held", "Mapped pages whose write-back waits until the state directory takes it", |v| {
+        Some(v.held_bytes)
+    }),
     ("shared_clean", "Mapped pages in memory that are shared with the template", |v| v.shared_clean_bytes),
     ("cost", "What would be freed without the views: private, copied and cached", |v| v.cost_bytes),
     ("saved", "What full copies would have cost more", |v| v.saved_bytes),

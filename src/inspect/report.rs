@@ -46,6 +46,9 @@ pub struct ViewReport {
     pub cached_bytes: Option<u64>,
     /// Of it, what is not yet written back.
     pub dirty_bytes: Option<u64>,
+    /// Mapped pages whose write-back waits until the state directory takes it.
+    #[serde(default)]
+    pub held_bytes: u64,
     /// Mapped pages in memory that are the template's own, shared with its other views.
     pub shared_clean_bytes: Option<u64>,
     /// What would be freed if this view went away: private, copied and cached.

@@ -221,6 +221,7 @@ pub mod samples {
             cow_swap_bytes: Some(0),
             cached_bytes: Some(0),
             dirty_bytes: Some(0),
+            held_bytes: 0,
             shared_clean_bytes: Some(0),
             cost_bytes: Some(0),
             saved_bytes: Some(1 << 20),

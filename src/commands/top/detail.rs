@@ -58,6 +58,7 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("copied, swapped", iec_or_dash(view.cow_swap_bytes)),
         ("cached", iec_or_dash(view.cached_bytes)),
         ("of it dirty", iec_or_dash(view.dirty_bytes)),
+        ("of that held", iec_or_dash(Some(view.held_bytes))),
         ("zero", iec(view.zero_bytes)),
         ("saved", iec_or_dash(view.saved_bytes)),
         ("shared, clean", iec_or_dash(view.shared_clean_bytes)),
