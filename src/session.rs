@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Notifier, Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,6 +33,10 @@ use crate::store::DirectoryStore;
 use crate::takeover;
 use crate::views::Views;
 use crate::warm;
+
+/// How often what was written to views with a name is brought to disk, if nobody asks for it before:
+/// as the kernel does with files.
+const SETTLE_EVERY: Duration = Duration::from_secs(30);
 
 /// Checks what is to be mounted, and takes the state directory. The result names all places
 /// without symlinks: once something is mounted they can be resolved no more.
@@ -122,6 +127,13 @@ pub fn serve(
             Err(error) if is_successor => log::warn!("{error}"),
             described => described?,
         }
+        let settling = engine.clone();
+        background("settle", move || {
+            loop {
+                thread::sleep(SETTLE_EVERY);
+                settling.views().settle();
+            }
+        })?;
         let learning = start_learning(&engine, &profiles, &inspector)?;
         if engine.warms() {
             start_warming(&engine, &profiles, notifier, mountpoint)?;
@@ -146,6 +158,7 @@ pub fn serve(
         return ended;
     }
     engine.views().remove_all_unnamed();
+    engine.views().settle();
     state.forget_journal();
     engine.end_lessons();
     let _ = learning.join();

@@ -5,7 +5,7 @@
 //! lock         held with flock(2) for as long as a daemon serves
 //! mount.json   what is mounted where, and which processes hold and serve it
 //! journal      what a successor must know (journal.rs, engine/ledger.rs)
-//! views/       two files a view (overlay/files.rs)
+//! views/       two or three files a view (overlay/files.rs)
 //! holder       the socket at which the process that holds the mount can be asked (holder/door.rs)
 //! daemon.log   the log of a daemon in the background, unless told otherwise
 //! ```
@@ -77,6 +77,12 @@ impl StateDirectory {
         }
         make_private(&path.join("views"))?;
         make_private(&path.join("profiles"))?;
+        // A view that was brought to disk is found only by the names that lead to it.
+        for directory in [path, path.parent().unwrap_or(path)] {
+            if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
+                log::warn!("{}: it cannot be brought to disk by its name: {error}", directory.display());
+            }
+        }
         Ok(Self { path: path.to_owned(), lock: lock.into() })
     }
 

@@ -1,5 +1,5 @@
 //! The private views of a mount: those that have a name and last, and those that belong to one
-//! path walk. Each lives in two files of the state directory (overlay/files.rs), `n-NAME` or
+//! path walk. Each lives in files of the state directory (overlay/files.rs), `n-NAME` or
 //! `u-NODE`. One whose name is discarded while it is open goes on as one without a name.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::name::Label;
-use crate::overlay::{self, Overlay, PageMap, Record, State, Usage, ViewFiles};
+use crate::overlay::{self, Backing, Lasts, Overlay, PageMap, Record, State, Usage, ViewFiles};
 use crate::pins::Pinned;
 use crate::steps::step;
 use crate::store::Identity;
@@ -74,11 +74,17 @@ pub struct Named {
 }
 
 enum Slot {
-    /// Nobody has it open.
-    AtRest(Named),
+    /// Nobody has it open; with its files, while not all of them is on disk.
+    AtRest(Box<Named>, Option<Arc<ViewFiles>>),
     Open(Arc<View>),
     /// Set aside: the reason.
     Unusable(String),
+}
+
+/// A view of which a power cut could take something.
+enum Unsettled {
+    Open(Arc<View>),
+    AtRest(Arc<ViewFiles>),
 }
 
 pub struct Views {
@@ -106,12 +112,18 @@ impl Views {
             };
             match (key.split_at_checked(2), extension) {
                 (Some(("n-", name)), "map") => {
-                    if let Some(label) = Label::new(name.as_bytes()) {
-                        named.insert(label, at_rest(directory, key));
+                    if let (Some(label), Some(slot)) =
+                        (Label::new(name.as_bytes()), at_rest(directory, key).map_err(context)?)
+                    {
+                        named.insert(label, slot);
                     }
                 }
+                // Of a view whose map is gone, and so of none.
+                (Some(("n-", _)), "data" | "synced") if !path.with_extension("map").exists() => {
+                    remove_if_there(&path).map_err(context)?;
+                }
                 (Some(("u-", node)), "map" | "data") if node.parse().is_ok_and(|n| live.contains(&n)) => {}
-                (Some(("u-", _)), _) | (_, "new") => std::fs::remove_file(&path).map_err(context)?,
+                (Some(("u-", _)), _) | (_, "new") => remove_if_there(&path).map_err(context)?,
                 _ => {}
             }
         }
@@ -122,7 +134,7 @@ impl Views {
     pub fn find(&self, name: &Label) -> Result<Option<Named>> {
         match self.named.lock().get(name) {
             None => Ok(None),
-            Some(Slot::AtRest(known)) => Ok(Some(known.clone())),
+            Some(Slot::AtRest(known, _)) => Ok(Some(Named::clone(known))),
             Some(Slot::Open(view)) => Ok(Some(view.known())),
             Some(Slot::Unusable(reason)) => Err(Error::Stale(format!("view {name}: {reason}"))),
         }
@@ -146,12 +158,21 @@ impl Views {
                 return Ok(view.clone());
             }
             Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
-            Some(Slot::AtRest(known)) => {
+            Some(Slot::AtRest(known, files)) => {
                 allowed(&known.record)?;
-                let (files, pages) = ViewFiles::open(&self.directory, &key)?;
+                let (files, pages) = match files {
+                    Some(files) => {
+                        let failed = |e| Error::io(format!("view {name}: its state cannot be read"), e);
+                        (files.clone(), files.pages().map_err(failed)?)
+                    }
+                    None => self.opened(&key, Lasts::Yes)?,
+                };
                 new_view(files, pages, pinned, known.mtime, node)
             }
-            None => created(ViewFiles::create(&self.directory, &key, record())?, pinned, node),
+            None => {
+                let files = ViewFiles::create(&self.directory, &key, record(), Lasts::Yes)?;
+                created(files, pinned, node)
+            }
         };
         named.insert(name.clone(), Slot::Open(view.clone()));
         Ok(view)
@@ -159,7 +180,7 @@ impl Views {
 
     /// Makes the view that belongs to the path walk that ended at `node`.
     pub fn create_unnamed(&self, node: u64, pinned: &Arc<Pinned>, record: Record) -> Result<Arc<View>> {
-        let files = ViewFiles::create(&self.directory, &unnamed_key(node), record)?;
+        let files = ViewFiles::create(&self.directory, &unnamed_key(node), record, Lasts::No)?;
         Ok(created(files, pinned, node))
     }
 
@@ -167,7 +188,7 @@ impl Views {
     /// name once.
     pub fn reopen_unnamed(&self, node: u64, pinned: &Arc<Pinned>, discarded: bool) -> Result<Arc<View>> {
         let key = unnamed_key(node);
-        let (files, pages) = ViewFiles::open(&self.directory, &key)?;
+        let (files, pages) = self.opened(&key, Lasts::No)?;
         let mtime = files.mtime();
         let view = new_view(files, pages, pinned, mtime, node);
         if discarded {
@@ -176,15 +197,75 @@ impl Views {
         Ok(view)
     }
 
-    /// Lets go of the files and the template of a named view after its last close. It stays as it
-    /// is where somebody else has a hand on it.
+    fn opened(&self, key: &str, lasts: Lasts) -> Result<(Arc<ViewFiles>, PageMap)> {
+        let gone = || Error::Stale(format!("{key}: the files of this view are gone"));
+        let (files, pages) = ViewFiles::open(&self.directory, key, lasts)?.ok_or_else(gone)?;
+        Ok((Arc::new(files), pages))
+    }
+
+    /// Lets go of the template of a named view after its last close, and of its files once they are
+    /// on disk. It stays as it is where somebody else has a hand on it.
     pub fn close_named(&self, name: &Label, view: Arc<View>) {
         let mut named = self.named.lock();
         let Some(slot) = named.get_mut(name) else { return };
         // The slot's reference and the one given here.
         if matches!(slot, Slot::Open(open) if Arc::ptr_eq(open, &view)) && Arc::strong_count(&view) == 2 {
-            *slot = Slot::AtRest(view.known());
+            let files = (!view.files.is_up_to_date()).then(|| view.files.clone());
+            *slot = Slot::AtRest(Box::new(view.known()), files);
         }
+        // Before somebody else with a hand on it comes here and counts.
+        drop(view);
+        drop(named);
+    }
+
+    /// Brings to disk what a power cut could take of views with a name. What cannot be done is said and
+    /// tried again with the next call.
+    pub fn settle(&self) {
+        for (name, slot) in self.unsettled() {
+            let settled = match &slot {
+                Unsettled::Open(view) => view.overlay.sync(),
+                Unsettled::AtRest(files) => self.settle_at_rest(&name, files),
+            };
+            if let Err(error) = settled {
+                log::error!(
+                    "view {name}: what was written to it cannot be brought to disk, and would not outlive the machine: \
+                     {error}"
+                );
+            }
+            if let Unsettled::Open(view) = slot {
+                self.close_named(&name, view);
+            }
+        }
+    }
+
+    fn unsettled(&self) -> Vec<(Label, Unsettled)> {
+        let named = self.named.lock();
+        let unsettled = named.iter().filter_map(|(name, slot)| match slot {
+            Slot::Open(view) if !view.files.is_up_to_date() => Some((name, Unsettled::Open(view.clone()))),
+            Slot::AtRest(_, Some(files)) => Some((name, Unsettled::AtRest(files.clone()))),
+            _ => None,
+        });
+        unsettled.map(|(name, slot)| (name.clone(), slot)).collect()
+    }
+
+    fn settle_at_rest(&self, name: &Label, files: &Arc<ViewFiles>) -> std::io::Result<()> {
+        let same =
+            |slot: &Slot| matches!(slot, Slot::AtRest(_, Some(at_rest)) if Arc::ptr_eq(at_rest, files));
+        if files.is_unsure() {
+            // While nobody can open it.
+            let named = self.named.lock();
+            if named.get(name).is_some_and(same) {
+                files.write_again()?;
+            }
+        }
+        files.sync()?;
+        if let Some(slot) = self.named.lock().get_mut(name)
+            && same(slot)
+            && let Slot::AtRest(_, at_rest) = slot
+        {
+            *at_rest = None;
+        }
+        Ok(())
     }
 
     /// At the end of a mount the kernel does not close everything one by one.
@@ -213,7 +294,7 @@ impl Views {
         let mut named = self.named.lock();
         match named.get(name) {
             None => return Err(Error::NotFound(format!("view {name}: there is no such view"))),
-            Some(Slot::AtRest(known)) => allowed(Some(&known.record))?,
+            Some(Slot::AtRest(known, _)) => allowed(Some(&known.record))?,
             Some(Slot::Open(view)) => allowed(Some(&view.record()))?,
             Some(Slot::Unusable(_)) => allowed(None)?,
         }
@@ -223,6 +304,7 @@ impl Views {
             let node = view.node.load(Ordering::Relaxed);
             record(Discarded::Held { node })?;
             step("discard 2: retired");
+            view.files.set_discarded();
             let key = unnamed_key(node);
             overlay::rename_files(&self.directory, &named_key(name), &key).map_err(failed)?;
             step("discard 4: renamed");
@@ -241,7 +323,7 @@ impl Views {
     pub fn any_of(&self, identity: &Identity) -> Option<Label> {
         let named = self.named.lock();
         let needs = |slot: &Slot| match slot {
-            Slot::AtRest(known) => identity.continues(&known.record.identity),
+            Slot::AtRest(known, _) => identity.continues(&known.record.identity),
             Slot::Open(view) => identity.continues(&view.record().identity),
             Slot::Unusable(_) => false,
         };
@@ -265,7 +347,7 @@ impl Views {
         let named = self.named.lock();
         let others = named.iter().filter(|(name, _)| Some(*name) != except);
         let owned = others.map(|(_, slot)| match slot {
-            Slot::AtRest(known) => known.usage.private_bytes,
+            Slot::AtRest(known, _) => known.usage.private_bytes,
             Slot::Open(_) | Slot::Unusable(_) => 0,
         });
         owned.sum()
@@ -307,35 +389,50 @@ fn unnamed_key(node: u64) -> String {
     format!("u-{node}")
 }
 
-fn at_rest(directory: &Path, key: &str) -> Slot {
-    match ViewFiles::open(directory, key) {
-        Ok((files, pages)) => {
+/// None of one that had not come to disk when the machine went down: nobody was promised it.
+fn at_rest(directory: &Path, key: &str) -> std::io::Result<Option<Slot>> {
+    let slot = match ViewFiles::open(directory, key, Lasts::Yes) {
+        Ok(Some((files, pages))) => {
             let usage = Usage {
                 private_bytes: pages.private() * overlay::PAGE,
                 zero_bytes: pages.zero() * overlay::PAGE,
             };
-            Slot::AtRest(Named { record: files.record(), usage, mtime: files.mtime() })
+            let known = Named { record: files.record(), usage, mtime: files.mtime() };
+            let unsettled = !files.is_up_to_date();
+            Slot::AtRest(Box::new(known), unsettled.then(|| Arc::new(files)))
+        }
+        Ok(None) => {
+            log::warn!("{key}: this view was not yet on disk when the machine went down, and is gone");
+            overlay::remove_files(directory, key)?;
+            return Ok(None);
         }
         Err(error) => {
             log::error!("{error}");
             Slot::Unusable(error.to_string())
         }
+    };
+    Ok(Some(slot))
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
 fn created(files: ViewFiles, pinned: &Arc<Pinned>, node: u64) -> Arc<View> {
     let mtime = files.mtime();
-    new_view(files, PageMap::default(), pinned, mtime, node)
+    new_view(Arc::new(files), PageMap::default(), pinned, mtime, node)
 }
 
 fn new_view(
-    files: ViewFiles,
+    files: Arc<ViewFiles>,
     pages: PageMap,
     pinned: &Arc<Pinned>,
     mtime: SystemTime,
     node: u64,
 ) -> Arc<View> {
-    let files = Arc::new(files);
     let extent = files.record().extent;
     let overlay = Overlay::new(pinned.template().clone(), files.clone(), extent, pages, mtime);
     let (node, discarded) = (AtomicU64::new(node), OnceLock::new());

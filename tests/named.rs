@@ -310,7 +310,7 @@ fn a_view_whose_files_are_damaged_is_refused_and_can_be_discarded_by_root() {
     fs::write(&path, b"mine").unwrap();
     assert!(mounted.stop().success());
     let map = view_files(&mounted).into_iter().find(|file| file.extension() == Some(OsStr::new("map")));
-    open_rw(map.unwrap()).unwrap().write_all_at(b"damage", 30).unwrap();
+    open_rw(map.unwrap()).unwrap().write_all_at(&[b'X'; 1500], 30).unwrap();
     mounted.mount();
     mounted.wait_for_log("it is torn or damaged; discard it, or restore the file");
     assert_refused(open_rw(&path), Errno::STALE, "a damaged view");

@@ -247,7 +247,8 @@ fn a_damaged_view_is_set_aside_and_reported_and_the_others_go_on() {
     whole.write_all_at(b"whole", 0).unwrap();
     broken.write_all_at(b"broken", 0).unwrap();
     let map = File::options().write(true).open(mounted.state.join("views/n-b.map")).unwrap();
-    map.write_all_at(b"XXXX", 100).unwrap();
+    // Both copies of it.
+    map.write_all_at(&[b'X'; 1500], 100).unwrap();
     kill(&mounted);
     assert_eq!(bytes_at(&whole, 0, 5).unwrap(), b"whole");
     forget(&broken);

@@ -183,10 +183,11 @@ fn a_program_that_cannot_read_the_state_is_refused_and_the_old_one_goes_on() {
     used.assert_refused(&programs.put("text", b"text", 0o644), "it is no program");
     used.assert_refused(&programs.0.path().join("nothing"), "No such file");
     used.assert_refused(programs.0.path(), "it is no program");
-    for file in ["journal", "views/n-a.map"] {
+    for (file, version) in [("journal", 1), ("views/n-a.map", 2)] {
         used.with_version(file, 99);
-        used.assert_refused(binary(), "it has version 99, and this templatefs reads version 1");
-        used.with_version(file, 1);
+        let refused = format!("it has version 99, and this templatefs reads version {version}");
+        used.assert_refused(binary(), &refused);
+        used.with_version(file, version);
     }
     assert!(upgrade(&used.mounted, binary()).status.success());
     assert_ne!(used.mounted.serving(), used.serving);

@@ -207,7 +207,8 @@ impl Engine {
             view.change_owner(changes.uid, changes.gid, changes.mode)?;
         }
         if let Some(mtime) = changes.mtime {
-            view.overlay.set_mtime(mtime);
+            let failed = |e| Error::io(format!("{shown}: the times of a private view"), e);
+            view.overlay.set_mtime(mtime).map_err(failed)?;
         }
         Ok(())
     }

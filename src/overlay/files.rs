@@ -1,140 +1,235 @@
-//! A view's own pages in two files of the state directory.
+//! A view's own pages in two files of the state directory, or three where it has a name.
 //!
 //! ```text
-//! KEY.data   page p of the view at offset p * 4096; sparse
-//! KEY.map    record (record.rs) in the first 16 KiB, then the words of the page map
+//! KEY.data     page p of the view at offset p * 4096; sparse
+//! KEY.map      the record and the page states (map_file.rs)
+//! KEY.synced   the same, as it was last brought to disk (synced.rs); of views with a name
 //! ```
 //!
-//! A view exists if its map file does. The kernel keeps what was written to both when this
+//! A view exists if its map file does. The kernel keeps what was written to them when this
 //! process dies. Nothing is mapped: on a full filesystem a write fails where a store to a
 //! mapping would kill.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
-use rustix::io::Errno;
-
-use super::pages::PAGES_PER_WORD;
-use super::record::RECORD_SPACE;
-use super::{Backing, Extent, PAGE, PageMap, Record};
+use super::disk::{self, DiskFile};
+use super::map_file::MapFile;
+use super::synced::Synced;
+use super::{Backing, Extent, PAGE, PageMap, Record, State};
 use crate::error::{Error, Result};
 use crate::steps::step;
 
 pub struct ViewFiles {
-    data: File,
-    map: File,
-    record: Mutex<Record>,
+    data: DiskFile,
+    map: MapFile,
+    synced: Option<Synced>,
+    /// It belongs to one open node now, and goes with it.
+    is_discarded: AtomicBool,
+    is_unsure: AtomicBool,
 }
 
-const STATES: u64 = RECORD_SPACE as u64;
-const WORD: u64 = 8;
+/// Does a view outlive the machine?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    Yes,
+    No,
+}
+
+/// Where a view's files are.
+struct Paths {
+    data: PathBuf,
+    map: PathBuf,
+    /// What becomes the map.
+    new: PathBuf,
+    synced: PathBuf,
+}
+
+impl Paths {
+    fn new(directory: &Path, key: &str) -> Self {
+        let path = |extension: &str| directory.join(format!("{key}.{extension}"));
+        Self { data: path("data"), map: path("map"), new: path("new"), synced: path("synced") }
+    }
+}
 
 impl ViewFiles {
     /// Makes a new view's files; the view exists once this returns.
-    pub fn create(directory: &Path, key: &str, record: Record) -> Result<Self> {
-        let (data_path, map_path) = paths(directory, key);
-        let context = |e: io::Error| Error::io(format!("{}: cannot create a view", map_path.display()), e);
-        let encoded = record.encode().map_err(|e| Error::Invalid(format!("{}: {e}", map_path.display())))?;
-        let create = |path: &Path| {
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
-        };
+    pub fn create(directory: &Path, key: &str, record: Record, lasts: Lasts) -> Result<Self> {
+        let paths = Paths::new(directory, key);
+        let context = |e: io::Error| Error::io(format!("{}: cannot create a view", paths.map.display()), e);
         let make = || {
-            let data = create(&data_path)?;
+            let data = DiskFile::create(&paths.data).map_err(context)?;
+            let map = MapFile::create(&paths.new, record)?;
+            let synced = match lasts {
+                Lasts::Yes => Some(Synced::create(&paths.synced, &map)?),
+                Lasts::No => None,
+            };
             // A map that is not whole must not be found: it gets its name when it is.
-            let unfinished = map_path.with_extension("new");
-            let map = create(&unfinished)?;
-            map.write_all_at(&encoded, 0)?;
-            std::fs::rename(&unfinished, &map_path)?;
-            Ok((data, map))
+            disk::rename(&paths.new, &paths.map).map_err(context)?;
+            Ok(Self::over(data, map, synced))
         };
-        let (data, map) = make().map_err(|e| {
-            remove(directory, key).ok();
-            context(e)
-        })?;
-        Ok(Self { data, map, record: Mutex::new(record) })
+        make().inspect_err(|_| drop(remove(directory, key)))
     }
 
     /// Opens a view's files as the last daemon left them, and finishes what it had begun: nothing
-    /// beyond the view's size stays.
-    pub fn open(directory: &Path, key: &str) -> Result<(Self, PageMap)> {
-        let (data_path, map_path) = paths(directory, key);
+    /// beyond the view's size stays. None where the view was made, and never brought to disk before
+    /// the machine went down.
+    pub fn open(directory: &Path, key: &str, lasts: Lasts) -> Result<Option<(Self, PageMap)>> {
+        let paths = Paths::new(directory, key);
         let context =
-            |e: io::Error| Error::io(format!("{}: cannot open this view's state", map_path.display()), e);
-        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
-        let map = open(&map_path).map_err(context)?;
-        let (record, pages) = read(&map, &map_path)?;
-        let files = Self { data: open(&data_path).map_err(context)?, map, record: Mutex::new(record) };
-        let size = files.record.lock().extent.size;
-        files.truncate_pages(size.div_ceil(PAGE)).and_then(|()| files.truncate(size)).map_err(context)?;
-        Ok((files, pages))
+            |e: io::Error| Error::io(format!("{}: cannot open this view's state", paths.map.display()), e);
+        let (map, synced, found) = match lasts {
+            Lasts::No => (MapFile::open(&paths.map)?, None, Found::AsLeft),
+            Lasts::Yes => match open_both(&paths)? {
+                Some((map, synced, found)) => (map, Some(synced), found),
+                None => return Ok(None),
+            },
+        };
+        let mut pages = map.pages().map_err(context)?;
+        let size = map.record().extent.size;
+        pages.truncate(size.div_ceil(PAGE));
+        let data = match DiskFile::open(&paths.data) {
+            // Its name may not have reached the disk, nor anything that it would be needed for.
+            Err(e)
+                if e.kind() == io::ErrorKind::NotFound
+                    && found == Found::AfterRestart
+                    && pages.private() == 0 =>
+            {
+                DiskFile::create(&paths.data)
+            }
+            opened => opened,
+        };
+        let files = Self::over(data.map_err(context)?, map, synced);
+        files.finish(&pages, found).map_err(context)?;
+        Ok(Some((files, pages)))
+    }
+
+    fn over(data: DiskFile, map: MapFile, synced: Option<Synced>) -> Self {
+        Self { data, map, synced, is_discarded: AtomicBool::new(false), is_unsure: AtomicBool::new(false) }
+    }
+
+    /// What was begun when the last daemon died, or the machine.
+    fn finish(&self, pages: &PageMap, found: Found) -> io::Result<()> {
+        let size = self.record().extent.size;
+        self.truncate_pages(size.div_ceil(PAGE))?;
+        self.truncate(size)?;
+        let Some(synced) = &self.synced else { return Ok(()) };
+        if found == Found::AfterRestart {
+            self.give_back_unclaimed(pages)?;
+            synced.begin_boot()?;
+        }
+        synced.note_chunks(pages.differing(&synced.file().pages()?));
+        if found == Found::Unsynced { synced.follow(&self.map, &self.data) } else { Ok(()) }
     }
 
     pub fn record(&self) -> Record {
-        self.record.lock().clone()
+        self.map.record()
+    }
+
+    pub fn pages(&self) -> io::Result<PageMap> {
+        let mut pages = self.map.pages()?;
+        pages.truncate(self.record().extent.size.div_ceil(PAGE));
+        Ok(pages)
     }
 
     /// When the view was last written.
     pub fn mtime(&self) -> SystemTime {
-        self.data.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+        self.data.modified().unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     pub fn change_record(&self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
-        let mut record = self.record.lock();
-        let mut new = record.clone();
-        change(&mut new);
-        let encoded = new.encode().map_err(io::Error::other)?;
-        self.map.write_all_at(&encoded, 0)?;
-        *record = new;
+        self.map.change_record(change)
+    }
+
+    /// Is there nothing that a power cut could take of what must outlive it?
+    pub fn is_up_to_date(&self) -> bool {
+        self.lasting().is_none_or(|synced| synced.is_up_to_date(&self.map))
+    }
+
+    /// Its name leads to it no more.
+    pub fn set_discarded(&self) {
+        self.is_discarded.store(true, Ordering::Release);
+    }
+
+    fn bring_to_disk(&self) -> io::Result<()> {
+        let Some(synced) = self.lasting() else {
+            self.data.sync()?;
+            return self.map.sync();
+        };
+        if self.map.is_of_version_1() {
+            // Whoever finds one after a power cut would believe its states.
+            self.map.change_record(|_| {})?;
+            self.map.sync()?;
+        }
+        synced.follow(&self.map, &self.data)
+    }
+
+    fn lasting(&self) -> Option<&Synced> {
+        self.synced.as_ref().filter(|_| !self.is_discarded.load(Ordering::Acquire))
+    }
+
+    /// Gives back what no state claims: data that came to disk without its state.
+    fn give_back_unclaimed(&self, pages: &PageMap) -> io::Result<()> {
+        let mut at = 0;
+        while let Some(data) = self.data.next_data(at)? {
+            let end = self.data.next_hole(data)?.unwrap_or(data + PAGE);
+            let mut page = data / PAGE;
+            while page * PAGE < end {
+                let (state, stop) = pages.run(page, end.div_ceil(PAGE));
+                if state != State::Private {
+                    self.data.punch(page * PAGE..stop * PAGE)?;
+                }
+                page = stop;
+            }
+            at = end;
+        }
         Ok(())
     }
 }
 
 impl Backing for ViewFiles {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.data.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => {
-                    buf[done..].fill(0);
-                    break;
-                }
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
+        let read = self.data.read_at(buf, offset)?;
+        buf[read..].fill(0);
         Ok(())
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.data.write_all_at(buf, offset)
+        self.data.write_at(buf, offset)
     }
 
     fn punch(&self, bytes: Range<u64>) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.data, flags, bytes.start, bytes.end - bytes.start) {
-            Err(Errno::OPNOTSUPP) => self.zero_data(bytes),
-            result => Ok(result?),
-        }
+        self.data.punch(bytes)
     }
 
     fn allocate(&self, bytes: Range<u64>) -> io::Result<()> {
-        Ok(fallocate(&self.data, FallocateFlags::KEEP_SIZE, bytes.start, bytes.end - bytes.start)?)
+        let pages = bytes.start / PAGE..bytes.end.div_ceil(PAGE);
+        self.map.allocate(pages.clone())?;
+        if let Some(synced) = self.lasting() {
+            synced.file().allocate(pages)?;
+        }
+        self.data.allocate(bytes)
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        if self.data.metadata()?.len() > size { self.data.set_len(size) } else { Ok(()) }
+        if self.data.len()? > size { self.data.set_len(size) } else { Ok(()) }
     }
 
     fn keep_pages(&self, first: u64, words: &[u64]) -> io::Result<()> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.map.write_all_at(&bytes, STATES + first * WORD)
+        let kept = self.map.keep_words(first, words);
+        // Afterwards, or a sync in between would take the old ones; and also after a failure, which
+        // may have changed some of them.
+        if let Some(synced) = &self.synced {
+            synced.note_words(first, words.len() as u64);
+        }
+        kept
+    }
+
+    fn kept_pages(&self, first: u64, count: usize) -> io::Result<Vec<u64>> {
+        self.map.words(first, count)
     }
 
     fn keep_extent(&self, extent: Extent) -> io::Result<()> {
@@ -142,139 +237,138 @@ impl Backing for ViewFiles {
     }
 
     fn truncate_pages(&self, page: u64) -> io::Result<()> {
-        let word = page / PAGES_PER_WORD;
-        let offset = STATES + word * WORD;
-        let length = self.map.metadata()?.len();
-        if length <= offset {
-            return Ok(());
+        let length = self.map.cut(page)?;
+        if let Some(synced) = &self.synced {
+            synced.note_cut(page, length);
         }
-        // The word that also holds pages before `page` is never away: a daemon that is killed
-        // here must not have forgotten those. Nor is a hole filled, for which there may be no room.
-        let mut kept = [0; WORD as usize];
-        self.map.read_at(&mut kept, offset)?;
-        let before = u64::from_le_bytes(kept);
-        let after = before & ((1u64 << (2 * (page % PAGES_PER_WORD))) - 1);
-        if after != before {
-            self.keep_pages(word, &[after])?;
-        }
-        self.map.set_len(offset + WORD)
+        Ok(())
+    }
+
+    fn keep_mtime(&self, mtime: SystemTime) -> io::Result<()> {
+        self.data.set_modified(mtime)
+    }
+
+    fn lasts(&self) -> bool {
+        self.lasting().is_some()
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.data.sync_data()?;
-        self.map.sync_data()
+        self.bring_to_disk().inspect_err(|_| self.is_unsure.store(true, Ordering::Release))
     }
-}
 
-impl ViewFiles {
-    /// For a filesystem that cannot punch: zeros in place, as far as there is data.
-    fn zero_data(&self, bytes: Range<u64>) -> io::Result<()> {
-        let end = bytes.end.min(self.data.metadata()?.len());
-        let zeros = vec![0; 1 << 16];
-        let mut at = bytes.start;
-        while at < end {
-            let piece = (end - at).min(zeros.len() as u64);
-            self.data.write_all_at(&zeros[..piece as usize], at)?;
-            at += piece;
+    fn is_unsure(&self) -> bool {
+        self.is_unsure.load(Ordering::Acquire)
+    }
+
+    /// A page whose content the kernel has dropped already is lost: that is the disk's end.
+    fn write_again(&self) -> io::Result<()> {
+        let mut piece = vec![0; 1 << 20];
+        for (first, count, state) in self.pages()?.runs(self.record().extent.size.div_ceil(PAGE)) {
+            let (mut at, end) = (first * PAGE, (first + count) * PAGE);
+            while state == State::Private && at < end {
+                let bytes = &mut piece[..(end - at).min(1 << 20) as usize];
+                self.read_at(bytes, at)?;
+                self.data.write_at(bytes, at)?;
+                at += bytes.len() as u64;
+            }
         }
+        self.is_unsure.store(false, Ordering::Release);
         Ok(())
     }
 }
 
-/// Removes a view's files; it is gone once the map file is. Open ones go on working.
-pub fn remove(directory: &Path, key: &str) -> io::Result<()> {
-    let (data, map) = paths(directory, key);
-    std::fs::remove_file(map.with_extension("new")).or_else(ignore_missing)?;
-    std::fs::remove_file(&map).or_else(ignore_missing)?;
-    std::fs::remove_file(&data).or_else(ignore_missing)
+/// How a view's files were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    AsLeft,
+    /// The machine was started anew since: the map file is made anew from what was synced.
+    AfterRestart,
+    /// There is nothing that was synced, or nothing that can be used, and it is not needed.
+    Unsynced,
 }
 
-/// Gives a view's files another key, where there is none of that key yet: it can be done again
-/// after a kill at any instant.
-pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
-    let ((from_data, from_map), (to_data, to_map)) = (paths(directory, from), paths(directory, to));
-    for (from, to) in [(from_map, to_map), (from_data, to_data)] {
-        if !to.try_exists()? {
-            std::fs::rename(from, to).or_else(ignore_missing)?;
-            step("discard 3: half renamed");
+fn open_both(paths: &Paths) -> Result<Option<(MapFile, Synced, Found)>> {
+    let context = |e: io::Error| Error::io(format!("{}: cannot be made anew", paths.map.display()), e);
+    let synced = match paths.synced.try_exists().map_err(context)? {
+        true => Some(MapFile::open(&paths.synced).map(|file| Synced::over(file, &paths.synced))),
+        false => None,
+    };
+    let map = MapFile::open(&paths.map);
+    // An older version wrote it last, and what was synced is of the time before.
+    let is_old = map.as_ref().is_ok_and(MapFile::is_of_version_1);
+    let is_over = match (&synced, &map) {
+        (Some(Ok(synced)), _) => synced.file().boot().is_over(),
+        (_, Ok(map)) => map.boot().is_over(),
+        _ => false,
+    };
+    match synced {
+        Some(Ok(synced)) if is_over && !is_old => {
+            let states = synced.file().pages().map_err(context)?;
+            if !map
+                .and_then(|map| map.pages().map_err(context))
+                .is_ok_and(|map| map.differing(&states).is_empty())
+            {
+                log::warn!(
+                    "{}: the machine went down before all of this view was on disk; it is as it was last synced",
+                    paths.map.display()
+                );
+            }
+            let map = MapFile::create(&paths.new, synced.file().record())?;
+            states.words().try_for_each(|(first, words)| map.keep_words(first, words)).map_err(context)?;
+            disk::rename(&paths.new, &paths.map).map_err(context)?;
+            Ok(Some((map, synced, Found::AfterRestart)))
+        }
+        Some(Err(error)) if is_over && !is_old => Err(error),
+        None if is_over && !is_old => Ok(None),
+        Some(Ok(synced)) if !is_old => Ok(Some((map?, synced, Found::AsLeft))),
+        _ => {
+            let map = map?;
+            let synced = Synced::create(&paths.synced, &map)?;
+            Ok(Some((map, synced, Found::Unsynced)))
         }
     }
-    Ok(())
 }
 
-fn ignore_missing(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+/// Removes a view's files; it is gone once the map file is, and where it would outlive the
+/// machine, gone on disk before the rest goes. Open ones go on working.
+pub fn remove(directory: &Path, key: &str) -> io::Result<()> {
+    let paths = Paths::new(directory, key);
+    disk::remove(&paths.new)?;
+    disk::remove(&paths.map)?;
+    if paths.synced.try_exists()? {
+        disk::sync_directory(directory)?;
+        disk::remove(&paths.synced)?;
+    }
+    disk::remove(&paths.data)
 }
 
-fn paths(directory: &Path, key: &str) -> (PathBuf, PathBuf) {
-    (directory.join(format!("{key}.data")), directory.join(format!("{key}.map")))
+/// Gives the files of a view that has a name the key of one that has none, where there is none of
+/// that key yet: it can be done again after a kill at any instant.
+pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
+    let (from, to) = (Paths::new(directory, from), Paths::new(directory, to));
+    let move_on = |from: &Path, to: &Path| {
+        if !to.try_exists()? {
+            disk::rename(from, to).or_else(disk::ignore_missing)?;
+        }
+        io::Result::Ok(())
+    };
+    move_on(&from.map, &to.map)?;
+    step("discard 3: half renamed");
+    if from.synced.try_exists()? {
+        disk::sync_directory(directory)?;
+    }
+    move_on(&from.data, &to.data)?;
+    disk::remove(&from.synced)
 }
 
 /// What a view's files say, without changing them: they may be in use.
 pub fn peek(directory: &Path, key: &str) -> Result<(Record, PageMap)> {
-    let (_, path) = paths(directory, key);
-    let map = File::open(&path).map_err(|e| Error::io(format!("{}: cannot be read", path.display()), e))?;
-    read(&map, &path)
-}
-
-/// Why this program does not read a map file that another version of it may. None where it does, or
-/// where the file is damaged or gone, for every version alike.
-pub fn foreign(map: &Path) -> Option<super::RecordError> {
-    use super::RecordError::{Foreign, Version};
-    let record = File::open(map).and_then(|map| read_record(&map)).ok()?;
-    record.err().filter(|why| matches!(why, Version(_) | Foreign(_)))
-}
-
-fn read(map: &File, path: &Path) -> Result<(Record, PageMap)> {
-    let shown = path.display();
-    let context = |e: io::Error| Error::io(format!("{shown}: this view's state cannot be read"), e);
-    let record = read_record(map).map_err(context)?.map_err(|e| {
-        Error::Stale(format!("{shown}: this view cannot be used: {e}; discard it, or restore the file"))
-    })?;
-    let mut pages = read_pages(map).map_err(context)?;
+    let path = Paths::new(directory, key).map;
+    let map = MapFile::open_to_read(&path)?;
+    let record = map.record();
+    let mut pages = map
+        .pages()
+        .map_err(|e| Error::io(format!("{}: this view's state cannot be read", path.display()), e))?;
     pages.truncate(record.extent.size.div_ceil(PAGE));
     Ok((record, pages))
-}
-
-fn read_record(map: &File) -> io::Result<std::result::Result<Record, super::RecordError>> {
-    let mut bytes = vec![0; RECORD_SPACE];
-    let mut length = 0;
-    while length < bytes.len() {
-        match map.read_at(&mut bytes[length..], length as u64)? {
-            0 => break,
-            n => length += n,
-        }
-    }
-    Ok(Record::decode(&bytes[..length]))
-}
-
-fn read_pages(map: &File) -> io::Result<PageMap> {
-    let mut pages = PageMap::default();
-    let mut at = STATES;
-    let mut buffer = vec![0; 1 << 16];
-    while let Some(data) = next_data(map, at)? {
-        let start = data - data % WORD;
-        let read = map.read_at(&mut buffer, start)?;
-        let whole = read - read % WORD as usize;
-        if whole == 0 {
-            break;
-        }
-        let words: Vec<u64> = buffer[..whole]
-            .chunks_exact(WORD as usize)
-            .map(|b| u64::from_le_bytes(b.try_into().expect("chunks of 8")))
-            .collect();
-        if !pages.load((start - STATES) / WORD, &words) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its page states are damaged"));
-        }
-        at = start + whole as u64;
-    }
-    Ok(pages)
-}
-
-fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(at) => Ok(Some(at)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
 }

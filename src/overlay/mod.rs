@@ -5,20 +5,29 @@
 //!   says that it is gone before its content is given up; so a daemon that is killed between
 //!   two steps leaves a view that is readable and whole;
 //! - the bytes of a private page beyond the view's size are zero;
+//! - what fails changes nothing, or a part of what it was to change; what it left half done is
+//!   finished before anything else is changed ([`Unfinished`]);
 //! - reads hold the lock shared, changes hold it alone: no reader sees half a change.
 
+mod boot;
+mod disk;
 mod files;
+mod map_file;
 mod pages;
 mod record;
+mod synced;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
+use rustix::io::Errno;
 
-pub use files::{ViewFiles, foreign, peek, remove as remove_files, rename as rename_files};
+pub use files::{Lasts, ViewFiles, peek, remove as remove_files, rename as rename_files};
+pub use map_file::foreign;
 pub use pages::{PAGE, PageMap, State};
 pub use record::{Extent, Record, RecordError};
 
@@ -41,11 +50,21 @@ pub trait Backing: Send + Sync {
     fn truncate(&self, size: u64) -> io::Result<()>;
     /// Keeps the words of the page map from word `first` on.
     fn keep_pages(&self, first: u64, words: &[u64]) -> io::Result<()>;
+    /// The words as they are kept.
+    fn kept_pages(&self, first: u64, count: usize) -> io::Result<Vec<u64>>;
     fn keep_extent(&self, extent: Extent) -> io::Result<()>;
+    fn keep_mtime(&self, mtime: SystemTime) -> io::Result<()>;
     /// Forgets the states of all pages from `page` on.
     fn truncate_pages(&self, page: u64) -> io::Result<()>;
-    /// Returns when what was written would outlive the machine, as far as the backing can.
+    /// Would it outlive the machine?
+    fn lasts(&self) -> bool;
+    /// Returns when what was written is on disk, and would outlive the machine where the backing does.
     fn sync(&self) -> io::Result<()>;
+    /// Has a sync failed? The kernel takes what it could not write for written.
+    fn is_unsure(&self) -> bool;
+    /// Writes each private page as it is, so that the next sync is of all of them. Nothing else may
+    /// be written meanwhile.
+    fn write_again(&self) -> io::Result<()>;
 }
 
 /// What a page count is made of.
@@ -59,12 +78,25 @@ pub struct Overlay {
     template: Arc<dyn Template>,
     backing: Arc<dyn Backing>,
     shape: RwLock<Shape>,
+    template_is_on_disk: OnceLock<()>,
 }
 
 struct Shape {
     extent: Extent,
     pages: PageMap,
     mtime: SystemTime,
+    unfinished: Unfinished,
+}
+
+/// What a backing that failed left half done.
+#[derive(Default)]
+struct Unfinished {
+    /// States, by a page of their piece of the map: what is kept of them may be what failed.
+    states: BTreeSet<u64>,
+    /// There may be content and states beyond the view's end.
+    cut: bool,
+    /// Pages in which there may be content that no state claims.
+    unclaimed: Vec<Range<u64>>,
 }
 
 impl Shape {
@@ -82,7 +114,8 @@ impl Overlay {
         pages: PageMap,
         mtime: SystemTime,
     ) -> Self {
-        Self { template, backing, shape: RwLock::new(Shape { extent, pages, mtime }) }
+        let shape = Shape { extent, pages, mtime, unfinished: Unfinished::default() };
+        Self { template, backing, shape: RwLock::new(shape), template_is_on_disk: OnceLock::new() }
     }
 
     pub fn template(&self) -> &Arc<dyn Template> {
@@ -97,8 +130,11 @@ impl Overlay {
         self.shape.read().mtime
     }
 
-    pub fn set_mtime(&self, mtime: SystemTime) {
-        self.shape.write().mtime = mtime;
+    pub fn set_mtime(&self, mtime: SystemTime) -> io::Result<()> {
+        let mut shape = self.shape.write();
+        self.backing.keep_mtime(mtime)?;
+        shape.mtime = mtime;
+        Ok(())
     }
 
     pub fn usage(&self) -> Usage {
@@ -121,11 +157,20 @@ impl Overlay {
             return Ok(());
         }
         let end = checked_end(offset, data.len() as u64)?;
-        let mut shape = self.shape.write();
+        let mut shape = self.change()?;
         step("write 1: begun");
-        self.write_pages(&mut shape, offset, data)?;
-        step("write 3: states");
-        self.reach(&mut shape, end)?;
+        let written = self.write_pages(&mut shape, offset, data).and_then(|()| {
+            step("write 3: states");
+            self.reach(&mut shape, end)
+        });
+        if let Err(error) = written {
+            if end > shape.extent.size {
+                self.forget_beyond(&mut shape);
+            }
+            // Should it fail too, it is tried again before the next change.
+            let _ = self.finish(&mut shape);
+            return Err(error);
+        }
         shape.mtime = SystemTime::now();
         step("write 4: done");
         Ok(())
@@ -139,7 +184,7 @@ impl Overlay {
     /// fallocate(ZERO_RANGE): as a punched hole, and the view may become longer.
     pub fn zero_range(&self, offset: u64, length: u64, keep_size: bool) -> io::Result<()> {
         let end = checked_end(offset, length)?;
-        let mut shape = self.shape.write();
+        let mut shape = self.change()?;
         self.zero(&mut shape, offset..end)?;
         if !keep_size {
             self.reach(&mut shape, end)?;
@@ -151,7 +196,7 @@ impl Overlay {
     /// Plain fallocate: room for the range, its content unchanged.
     pub fn allocate(&self, offset: u64, length: u64, keep_size: bool) -> io::Result<()> {
         let end = checked_end(offset, length)?;
-        let mut shape = self.shape.write();
+        let mut shape = self.change()?;
         self.backing.allocate(offset..end)?;
         if !keep_size {
             self.reach(&mut shape, end)?;
@@ -163,16 +208,15 @@ impl Overlay {
         if size > MAX_SIZE {
             return Err(too_large());
         }
-        let mut shape = self.shape.write();
+        let mut shape = self.change()?;
         if size < shape.extent.size {
             self.set_extent(&mut shape, |extent| {
                 extent.size = size;
                 extent.template_len = extent.template_len.min(size);
             })?;
-            let kept = size.div_ceil(PAGE);
-            shape.pages.truncate(kept);
-            self.backing.truncate_pages(kept)?;
-            self.backing.truncate(size)?;
+            // From here on it is cut: an error would have the caller believe in what is gone.
+            self.forget_beyond(&mut shape);
+            let _ = self.finish(&mut shape);
         } else {
             self.reach(&mut shape, size)?;
         }
@@ -236,8 +280,75 @@ impl Overlay {
         shape.pages.runs(shape.extent.size.div_ceil(PAGE))
     }
 
+    /// What was written before is there after a power cut, where the backing outlives one.
     pub fn sync(&self) -> io::Result<()> {
+        if self.backing.lasts() && self.template_is_on_disk.get().is_none() {
+            self.sync_template()?;
+            let _ = self.template_is_on_disk.set(());
+        }
+        if self.backing.is_unsure() {
+            let _alone = self.shape.write();
+            self.backing.write_again()?;
+        }
         self.backing.sync()
+    }
+
+    /// The view is no use without what shows through it, nor without the time that it is
+    /// recognised by. A filesystem that nobody can write has nothing to do and says EINVAL.
+    fn sync_template(&self) -> io::Result<()> {
+        match self.template.readable().map(rustix::fs::fsync) {
+            None | Some(Ok(()) | Err(Errno::INVAL | Errno::ROFS)) => Ok(()),
+            Some(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Before each change.
+    fn change(&self) -> io::Result<RwLockWriteGuard<'_, Shape>> {
+        let mut shape = self.shape.write();
+        self.finish(&mut shape)?;
+        Ok(shape)
+    }
+
+    /// Finishes what a failure left half done.
+    fn finish(&self, shape: &mut Shape) -> io::Result<()> {
+        while let Some(page) = shape.unfinished.states.first().copied() {
+            let (first, words) = shape.pages.piece(page);
+            // What failed for lack of room has changed nothing, and there still is none.
+            if self.backing.kept_pages(first, words.len())? != words {
+                self.backing.keep_pages(first, &words)?;
+            }
+            shape.unfinished.states.remove(&page);
+        }
+        if shape.unfinished.cut {
+            let size = shape.extent.size;
+            self.backing.truncate_pages(size.div_ceil(PAGE))?;
+            self.backing.truncate(size)?;
+            shape.unfinished.cut = false;
+        }
+        // Room that cannot be given back is no reason to refuse a change.
+        let unclaimed = std::mem::take(&mut shape.unfinished.unclaimed);
+        shape.unfinished.unclaimed =
+            unclaimed.into_iter().filter(|pages| self.give_back(shape, pages.clone()).is_err()).collect();
+        Ok(())
+    }
+
+    /// There is nothing beyond the view's end, as soon as that can be kept.
+    fn forget_beyond(&self, shape: &mut Shape) {
+        shape.pages.truncate(shape.extent.size.div_ceil(PAGE));
+        shape.unfinished.cut = true;
+    }
+
+    /// Gives back the memory of those of `pages` that are not private.
+    fn give_back(&self, shape: &Shape, pages: Range<u64>) -> io::Result<()> {
+        let mut page = pages.start;
+        while page < pages.end {
+            let (state, stop) = shape.pages.run(page, pages.end);
+            if state != State::Private {
+                self.backing.punch(page * PAGE..stop * PAGE)?;
+            }
+            page = stop;
+        }
+        Ok(())
     }
 
     /// Content at `offset`, where nothing beyond the view's size is asked for.
@@ -265,11 +376,22 @@ impl Overlay {
         if seen.is_empty() { Ok(()) } else { self.template.read_at(seen, offset) }
     }
 
-    /// Writes `data` and makes its pages private. Nothing is changed for readers if it fails,
-    /// but for bytes within pages that were private before.
+    /// Writes `data` and makes its pages private. If it fails each page is as it was or as it was
+    /// to be, but for bytes within pages that were private before.
     fn write_pages(&self, shape: &mut Shape, offset: u64, data: &[u8]) -> io::Result<()> {
+        let pages = offset / PAGE..(offset + data.len() as u64).div_ceil(PAGE);
+        let written = self.write_data(shape, offset, data, pages.clone()).and_then(|()| {
+            step("write 2: data");
+            self.set_pages(shape, pages.clone(), State::Private)
+        });
+        if written.is_err() {
+            shape.unfinished.unclaimed.push(pages);
+        }
+        written
+    }
+
+    fn write_data(&self, shape: &Shape, offset: u64, data: &[u8], pages: Range<u64>) -> io::Result<()> {
         let end = offset + data.len() as u64;
-        let pages = offset / PAGE..end.div_ceil(PAGE);
         let (head, tail) = (pages.start, pages.end - 1);
         let mut from = offset;
         let mut to = end;
@@ -285,8 +407,7 @@ impl Overlay {
         if from < to {
             self.backing.write_at(&data[(from - offset) as usize..(to - offset) as usize], from)?;
         }
-        step("write 2: data");
-        self.set_pages(shape, pages, State::Private)
+        Ok(())
     }
 
     /// Writes one whole page: what it holds now, with the part of `data` that falls into it.
@@ -318,7 +439,11 @@ impl Overlay {
         self.zero_within_pages(shape, bytes.start..whole.start * PAGE)?;
         self.zero_within_pages(shape, (whole.end * PAGE).min(end)..end)?;
         self.zero_pages(shape, whole.clone())?;
-        self.backing.punch(whole.start * PAGE..whole.end * PAGE)
+        // They are zero; that their memory cannot be given back must not say otherwise.
+        if self.backing.punch(whole.start * PAGE..whole.end * PAGE).is_err() {
+            shape.unfinished.unclaimed.push(whole);
+        }
+        Ok(())
     }
 
     /// Overwrites less than two pages with zeros, where they are not zero anyway.
@@ -373,7 +498,10 @@ impl Overlay {
             }
             let stop = PageMap::piece_end(at).min(pages.end);
             let (first, words) = shape.pages.words_with(at..stop, state);
-            self.backing.keep_pages(first, &words)?;
+            if let Err(error) = self.backing.keep_pages(first, &words) {
+                shape.unfinished.states.insert(at);
+                return Err(error);
+            }
             shape.pages.set(at..stop, state);
             at = stop;
         }

@@ -3,7 +3,7 @@
 //! Only chunks that hold something else than template pages take memory, so a view of a sparse
 //! terabyte costs what was touched of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// The unit of copy-on-write. Larger blocks are paid for: with 64 KiB, scattered writes to a
@@ -22,7 +22,8 @@ pub enum State {
 
 /// Pages in one u64 of states, page 0 in its lowest two bits.
 pub const PAGES_PER_WORD: u64 = 32;
-const WORDS_PER_CHUNK: usize = 64;
+/// What is kept at once, and never in part: 512 bytes.
+pub const WORDS_PER_CHUNK: usize = 64;
 const PAGES_PER_CHUNK: u64 = PAGES_PER_WORD * WORDS_PER_CHUNK as u64;
 
 /// Bit 0 of each page's two.
@@ -131,6 +132,12 @@ impl PageMap {
         (page / PAGES_PER_CHUNK + 1) * PAGES_PER_CHUNK
     }
 
+    /// The words of the piece that holds `page`, as they are: the first word's index, and they.
+    pub fn piece(&self, page: u64) -> (u64, Vec<u64>) {
+        let first = page / PAGES_PER_CHUNK * WORDS_PER_CHUNK as u64;
+        (first, (first..first + WORDS_PER_CHUNK as u64).map(|index| self.word(index)).collect())
+    }
+
     /// The words that would hold the states of `pages` if all of these had `state`: the first
     /// word's index, and they.
     pub fn words_with(&self, pages: Range<u64>, state: State) -> (u64, Vec<u64>) {
@@ -143,6 +150,17 @@ impl PageMap {
             (self.word(index) & !mask) | (uniform(state) & mask)
         });
         (first, words.collect())
+    }
+
+    /// All words, as far as they hold something: the first word's index, and they.
+    pub fn words(&self) -> impl Iterator<Item = (u64, &[u64])> {
+        self.chunks.iter().map(|(chunk, words)| (chunk * WORDS_PER_CHUNK as u64, &words[..]))
+    }
+
+    /// The chunks that differ in `other`, by their number.
+    pub fn differing(&self, other: &Self) -> BTreeSet<u64> {
+        let chunks = self.chunks.keys().chain(other.chunks.keys());
+        chunks.filter(|chunk| self.chunks.get(chunk) != other.chunks.get(chunk)).copied().collect()
     }
 
     /// Takes over words kept earlier. False, and nothing taken, if one holds no states at all.
@@ -244,6 +262,9 @@ mod tests {
             let mut again = PageMap::default();
             prop_assert!(again.load(0, &words));
             check(&again, &model)?;
+            prop_assert!(again.differing(&map).is_empty());
+            again.set(0..1, if model[0] == State::Zero { State::Private } else { State::Zero });
+            prop_assert_eq!(again.differing(&map), BTreeSet::from([0]));
 
             map.truncate(cut);
             model[cut as usize..].fill(State::Template);

@@ -8,7 +8,39 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::{DirectoryStore, Found, Store};
 
+mod faults;
+mod power;
+
 const TEMPLATE: &str = "template";
+const NAME: &str = "v";
+const KEY: &str = "n-v";
+
+/// SplitMix64, as in tests/common/random.rs.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// In memory where there is a place for that: many of these are made.
+fn state_directory() -> tempfile::TempDir {
+    let builder = tempfile::Builder::new();
+    builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).unwrap()
+}
 
 struct Fixture {
     state: tempfile::TempDir,
@@ -37,14 +69,14 @@ impl Fixture {
         let store = DirectoryStore::open(dir.path()).unwrap();
         let Found::Template(_, identity) = store.find(Path::new(TEMPLATE)).unwrap() else { panic!() };
         let template = store.pin(Path::new(TEMPLATE), &identity).unwrap();
-        Self { state: tempfile::tempdir().unwrap(), template, content, _store: dir }
+        Self { state: state_directory(), template, content, _store: dir }
     }
 
     fn create(&self) -> Overlay {
         let identity = self.template.identity().clone();
         let extent = Extent { size: identity.size, template_len: identity.size };
         let record = Record {
-            view: None,
+            view: crate::name::Label::new(NAME.as_bytes()),
             vm: None,
             template: TEMPLATE.into(),
             identity,
@@ -54,13 +86,17 @@ impl Fixture {
             extent,
             created: 0,
         };
-        let files = ViewFiles::create(self.state.path(), "v", record).unwrap();
+        let files = ViewFiles::create(self.state.path(), KEY, record, Lasts::Yes).unwrap();
         Overlay::new(self.template.clone(), Arc::new(files), extent, PageMap::default(), SystemTime::now())
     }
 
     /// What the next daemon finds.
     fn reopen(&self) -> Overlay {
-        let (files, pages) = ViewFiles::open(self.state.path(), "v").unwrap();
+        self.open_in(self.state.path())
+    }
+
+    fn open_in(&self, state: &Path) -> Overlay {
+        let (files, pages) = ViewFiles::open(state, KEY, Lasts::Yes).unwrap().expect("a view");
         let (extent, mtime) = (files.record().extent, files.mtime());
         Overlay::new(self.template.clone(), Arc::new(files), extent, pages, mtime)
     }
@@ -98,6 +134,10 @@ fn op(limit: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
+fn data(length: usize, seed: u8) -> Vec<u8> {
+    (0..length).map(|i| seed.wrapping_add(i as u8)).collect()
+}
+
 fn grow(model: &mut Vec<u8>, end: u64) {
     if end as usize > model.len() {
         model.resize(end as usize, 0);
@@ -112,7 +152,7 @@ fn zero(model: &mut [u8], at: u64, length: u64) {
 fn apply(fixture: &Fixture, view: &mut Overlay, model: &mut Vec<u8>, op: &Op) {
     match *op {
         Op::Write { at, length, seed } => {
-            let data: Vec<u8> = (0..length).map(|i| seed.wrapping_add(i as u8)).collect();
+            let data = data(length, seed);
             view.write(at, &data).unwrap();
             grow(model, at + length as u64);
             model[at as usize..at as usize + length].copy_from_slice(&data);
@@ -204,7 +244,7 @@ fn punched_pages_give_their_memory_back_and_holes_need_no_state() {
     view.punch(0, 12 * PAGE).unwrap();
     // Eight pages of data and four of a hole were covered.
     assert_eq!(view.usage(), Usage { private_bytes: 0, zero_bytes: 8 * PAGE });
-    let data = fixture.state.path().join("v.data");
+    let data = fixture.state.path().join("n-v.data");
     assert_eq!(std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(data).unwrap()), 0);
 }
 
@@ -227,7 +267,7 @@ fn what_was_cut_off_never_comes_back() {
 fn an_append_that_was_cut_short_leaves_nothing_behind() {
     let fixture = Fixture::new(10);
     drop(fixture.create());
-    let (files, _) = ViewFiles::open(fixture.state.path(), "v").unwrap();
+    let (files, _) = ViewFiles::open(fixture.state.path(), KEY, Lasts::Yes).unwrap().unwrap();
     files.write_at(&[9; 2 * PAGE as usize], 0).unwrap();
     files.keep_pages(0, &[0b0101]).unwrap();
     drop(files);
@@ -246,7 +286,7 @@ fn a_cut_never_forgets_the_pages_before_it() {
     let fixture = Fixture::new(20 * PAGE);
     let view = fixture.create();
     view.write(0, &[1; 3 * PAGE as usize]).unwrap();
-    let map = std::fs::File::open(fixture.state.path().join("v.map")).unwrap();
+    let map = std::fs::File::open(fixture.state.path().join("n-v.map")).unwrap();
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -264,6 +304,17 @@ fn a_cut_never_forgets_the_pages_before_it() {
             assert_eq!(first[0] & 0b11_1111, 0b01_0101, "the first three pages are private");
         }
     });
+}
+
+/// The times that were set of a view were forgotten with the daemon.
+#[test]
+fn a_time_that_was_set_is_found_again() {
+    let fixture = Fixture::new(PAGE);
+    let view = fixture.create();
+    view.write(0, &[1]).unwrap();
+    let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    view.set_mtime(time).unwrap();
+    assert_eq!(fixture.reopen().mtime(), time);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod child;
 pub mod clones;
 pub mod costly;
+pub mod disks;
 pub mod files;
 pub mod ground;
 pub mod guest;
