@@ -60,6 +60,9 @@ pub fn hold(
     held
 }
 
+/// How often the serving process is looked at, besides being waited for.
+const LOOK: Duration = Duration::from_secs(1);
+
 struct Holder<'a, R> {
     config: &'a MountConfig,
     kept: Kept,
@@ -208,7 +211,8 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
         let check = self.upgrade.as_ref().and_then(Upgrade::check);
         sources.extend(check.map(|check| (Source::Check, check.socket.as_fd())));
         let patience = self.upgrade.as_ref().and_then(Upgrade::patience);
-        let time = time.into_iter().chain(patience).min();
+        let look = serving.map(|_| LOOK);
+        let time = time.into_iter().chain(patience).chain(look).min();
         let timeout = time
             .map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
         let mut polled: Vec<PollFd<'_>> = sources
@@ -220,7 +224,11 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
             Err(e) => return Err(Error::io("waiting for the serving process", e)),
         }
         let woken = sources.iter().zip(&polled).filter(|(_, polled)| !polled.revents().is_empty());
-        Ok(woken.map(|((source, _), _)| *source).collect())
+        let mut woken: Vec<Source> = woken.map(|((source, _), _)| *source).collect();
+        if woken.is_empty() && serving.is_some_and(|(serving, _)| serving.is_dead()) {
+            woken.push(Source::Dead);
+        }
+        Ok(woken)
     }
 
     fn answer(&mut self) -> Result<()> {

@@ -25,7 +25,7 @@ const HOLDER_SCORE: &str = "-900";
 pub struct Serving {
     child: Child,
     pub socket: OwnedFd,
-    /// Readable once it is dead.
+    /// Readable once it is dead; but see [`Self::is_dead`].
     pub death: OwnedFd,
     gone: OwnedFd,
     status: Option<std::process::ExitStatus>,
@@ -106,6 +106,15 @@ impl Serving {
         }
     }
 
+    /// Since Linux 6.15 no descriptor tells that a process is dead whose threads are not all gone
+    /// (kernel/exit.c, `delay_group_leader`), and one that waits for a file that hangs may stay
+    /// for ever. /proc does.
+    pub fn is_dead(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('Z' | 'X'))
+    }
+
     pub fn is_gone(&mut self) -> bool {
         if self.status.is_none() {
             self.status = self.child.try_wait().ok().flatten();
@@ -120,7 +129,7 @@ impl Serving {
     }
 }
 
-/// Descriptors that are readable once its first thread has ended, and once all have.
+/// Descriptors that are readable once its first thread has ended (until Linux 6.14), and once all have.
 fn watch(child: &Child) -> std::io::Result<(OwnedFd, OwnedFd)> {
     /// PIDFD_THREAD (Linux 6.9); before that there are no successors either.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
