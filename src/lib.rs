@@ -43,7 +43,9 @@ mod state;
 #[doc(hidden)]
 pub mod steps;
 pub mod store;
+mod stragglers;
 mod sys;
 mod takeover;
+pub mod turns;
 pub mod views;
 mod warm;

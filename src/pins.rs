@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::keeper::{Keeper, Kept, KeptHere};
@@ -52,6 +52,11 @@ impl Pinned {
     /// Bytes of the template that are no hole; None where its filesystem cannot tell.
     pub fn data_bytes(&self) -> Option<u64> {
         *self.data_bytes.get_or_init(|| data_bytes(self.template.as_ref()))
+    }
+
+    /// The same, if it was asked for before; no file is asked.
+    pub fn known_data_bytes(&self) -> Option<Option<u64>> {
+        self.data_bytes.get().copied()
     }
 
     pub fn template(&self) -> &Arc<dyn Template> {
@@ -131,17 +136,28 @@ impl Pins {
 
     /// Pins the template at `path`, which was found to be `identity`.
     pub fn pin(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Pinned>> {
-        let mut files = self.files.lock();
-        files.retain(|_, users| users.views.strong_count() + users.author.strong_count() > 0);
-        if let Some(pinned) = check(files.get_mut(&identity.file()), path, identity)? {
+        if let Some(pinned) = check(self.files().get_mut(&identity.file()), path, identity)? {
             return Ok(pinned);
         }
+        // Whoever is first in what comes now is believed below.
         let template = store.pin(path, identity)?;
         let kept =
             template.readable().map(|file| KeptHere::new(&self.keeper, self.key(TEMPLATE, identity), file));
         let pinned = Pinned::new(template, kept);
+        let mut files = self.files();
+        if let Some(others) = check(files.get_mut(&identity.file()), path, identity)? {
+            return Ok(others);
+        }
         files.entry(identity.file()).or_default().pinned(&pinned);
         Ok(pinned)
+    }
+
+    /// The files that are in use. No file is waited for while this is held: one that hangs concerns
+    /// its own users alone.
+    fn files(&self) -> MutexGuard<'_, HashMap<(u64, u64), Users>> {
+        let mut files = self.files.lock();
+        files.retain(|_, users| users.views.strong_count() + users.author.strong_count() > 0);
+        files
     }
 
     /// Called about once a second: lets go of what nobody has used since the last time.
@@ -165,22 +181,28 @@ impl Pins {
 
     /// Opens the template itself; several may write it at once, as they may any file.
     pub fn author(&self, store: &dyn Store, path: &Path, identity: &Identity) -> Result<Arc<Authored>> {
-        let mut files = self.files.lock();
-        let users = files.entry(identity.file()).or_default();
-        users.let_go_if_unused();
-        if users.views.strong_count() > 0 {
-            return Err(Error::InUse(format!(
-                "{}: views of this template are in use; write a new file and rename it over this one",
-                path.display()
-            )));
-        }
-        if let Some(authored) = users.author.upgrade() {
+        let known = |users: Option<&mut Users>| {
+            let Some(users) = users else { return Ok(None) };
+            users.let_go_if_unused();
+            match users.views.strong_count() {
+                0 => Ok(users.author.upgrade()),
+                _ => Err(Error::InUse(format!(
+                    "{}: views of this template are in use; write a new file and rename it over this one",
+                    path.display()
+                ))),
+            }
+        };
+        if let Some(authored) = known(self.files().get_mut(&identity.file()))? {
             return Ok(authored);
         }
         let file = store.open_for_authoring(path, identity)?;
         let _kept = KeptHere::new(&self.keeper, self.key(AUTHORED, identity), &file);
         let authored = Arc::new(Authored { file, _kept });
-        users.author = Arc::downgrade(&authored);
+        let mut files = self.files();
+        if let Some(others) = known(files.get_mut(&identity.file()))? {
+            return Ok(others);
+        }
+        files.entry(identity.file()).or_default().author = Arc::downgrade(&authored);
         Ok(authored)
     }
 
@@ -191,14 +213,14 @@ impl Pins {
         store: &dyn Store,
         path: &Path,
         identity: &Identity,
-        kept: &mut Kept,
+        kept: &Mutex<Kept>,
     ) -> Result<Arc<Pinned>> {
         let mut files = self.files.lock();
         let users = files.entry(identity.file()).or_default();
         if let Some(pinned) = users.views.upgrade() {
             return Ok(pinned);
         }
-        let Some((key, descriptor)) = take(kept, TEMPLATE, identity) else {
+        let Some((key, descriptor)) = take(&mut kept.lock(), TEMPLATE, identity) else {
             drop(files);
             return self.pin(store, path, identity);
         };
@@ -214,14 +236,14 @@ impl Pins {
         store: &dyn Store,
         path: &Path,
         identity: &Identity,
-        kept: &mut Kept,
+        kept: &Mutex<Kept>,
     ) -> Result<Arc<Authored>> {
         let mut files = self.files.lock();
         let users = files.entry(identity.file()).or_default();
         if let Some(authored) = users.author.upgrade() {
             return Ok(authored);
         }
-        let Some((key, descriptor)) = take(kept, AUTHORED, identity) else {
+        let Some((key, descriptor)) = take(&mut kept.lock(), AUTHORED, identity) else {
             drop(files);
             // Writing it has changed all but which file it is.
             return match store.find(path)? {

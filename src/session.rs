@@ -1,5 +1,6 @@
 //! One mount, from its configuration to its unmounting.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -19,7 +20,7 @@ use crate::control::Control;
 use crate::engine::{Content, Engine, Recorder, Recovered};
 use crate::errands;
 use crate::error::{Error, Result};
-use crate::fuse::Adapter;
+use crate::fuse::{Adapter, Loops};
 use crate::inspect::Inspector;
 use crate::keeper::{DEVICE, Keeper, Kept, LOCK, ROOTS};
 use crate::listen::{Listener, Serving};
@@ -186,12 +187,14 @@ fn begin(
     config: &MountConfig,
 ) -> Result<(BackgroundSession, Notifier)> {
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone());
+    let loops = Arc::new(Loops::new(config.threads));
+    let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone(), loops.clone());
+    let added = adapter.added();
     let unfit = "the kernel and this daemon do not understand each other (FUSE INIT)";
     let own = device.try_clone().map_err(|e| Error::io(unfit, e))?;
     // Who may ask at all is the kernel's decision (allow_other), who may do what the engine's.
-    let session =
-        Session::from_fd(adapter, own, SessionACL::All, threads(config)).map_err(|e| Error::io(unfit, e))?;
+    let session = Session::from_fd(adapter, own, SessionACL::All, threads(config.threads))
+        .map_err(|e| Error::io(unfit, e))?;
     engine.check_options()?;
     match engine
         .recorder()
@@ -203,6 +206,7 @@ fn begin(
             "this kernel cannot send requests again (Linux 6.9): a daemon that dies has no successor"
         ),
     }
+    watch_over(&loops, added, engine, device)?;
     run(session, &notifier)
 }
 
@@ -216,32 +220,55 @@ fn take_over(
     let negotiated = engine.recorder().read(|ledger| ledger.negotiated);
     let negotiated =
         negotiated.ok_or_else(|| Error::Stale("the journal does not tell what INIT settled".into()))?;
-    let recovered = engine.recover(kept, |content, id| match content {
-        Content::Template(pinned) => passthrough::registered_before(device, pinned, id),
-        Content::Memory(view) => passthrough::memory_registered_before(device, view, id),
+    let connection = device.clone();
+    let recovered = engine.recover(kept, move |content, id| match content {
+        Content::Template(pinned) => passthrough::registered_before(&connection, pinned, id),
+        Content::Memory(view) => passthrough::memory_registered_before(&connection, view, id),
         Content::View(_) | Content::Authored(_) => {}
     });
     let notifier = Arc::new(OnceLock::new());
-    let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone());
+    let loops = Arc::new(Loops::new(config.threads));
+    let adapter = Adapter::new(engine.clone(), control, device.clone(), notifier.clone(), loops.clone());
+    let added = adapter.added();
     step("takeover 2: recovered");
-    let session = takeover::session(adapter, device, &negotiated, threads(config))?;
+    let session = takeover::session(adapter, device, &negotiated, threads(config.threads))?;
     step("takeover 3: session");
     takeover::resend(device)?;
     step("takeover 4: resent");
-    let Recovered { directories, files, set_aside } = recovered;
+    let Recovered { directories, files, set_aside, waiting } = recovered;
     log::warn!(
         "{} was taken over from a process that died: {files} open files, {directories} directories, {set_aside} views set \
-         aside; takeover {}",
+         aside, {waiting} wait for their files; takeover {}",
         config.mountpoint.display(),
         engine.takeovers()
     );
+    watch_over(&loops, added, engine, device)?;
     run(session, &notifier)
 }
 
-fn threads(config: &MountConfig) -> fuser::Config {
+fn threads(count: usize) -> fuser::Config {
     let mut library = fuser::Config::default();
-    library.n_threads = Some(config.threads);
+    library.n_threads = Some(count);
     library
+}
+
+/// While requests wait for files, others get event loops of a session of their own, which is begun
+/// like that of a successor.
+fn watch_over(loops: &Arc<Loops>, added: Adapter, engine: &Engine, device: &Arc<OwnedFd>) -> Result<()> {
+    let settled = engine.recorder().read(|ledger| ledger.negotiated);
+    let device = device.clone();
+    let add = move |count| {
+        let settled = settled.ok_or_else(|| io::Error::other("what INIT settled is not known"))?;
+        let session = takeover::session(added.clone(), &device, &settled, threads(count));
+        let session = session.map_err(io::Error::other)?;
+        let serve = move || {
+            if let Err(error) = session.run() {
+                log::error!("not all event loops that were added serve: {error}");
+            }
+        };
+        thread::Builder::new().name("added-loops".into()).spawn(serve).map(drop)
+    };
+    loops.watch(add).map_err(|e| Error::io("threads cannot be started", e))
 }
 
 fn run(session: Session<Adapter>, notifier: &OnceLock<Notifier>) -> Result<(BackgroundSession, Notifier)> {

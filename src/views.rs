@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::name::Label;
@@ -16,6 +16,8 @@ use crate::overlay::{self, Backing, Lasts, Overlay, PageMap, Record, State, Usag
 use crate::pins::Pinned;
 use crate::steps::step;
 use crate::store::Identity;
+use crate::stragglers::each;
+use crate::turns::Turns;
 
 pub struct View {
     pub overlay: Overlay,
@@ -74,6 +76,8 @@ pub struct Named {
 }
 
 enum Slot {
+    /// Its files do not answer yet.
+    Unread,
     /// Nobody has it open; with its files, while not all of them is on disk.
     AtRest(Box<Named>, Option<Arc<ViewFiles>>),
     Open(Arc<View>),
@@ -89,7 +93,12 @@ enum Unsettled {
 
 pub struct Views {
     directory: PathBuf,
-    named: Mutex<HashMap<Label, Slot>>,
+    /// Never held while a file is waited for.
+    named: Arc<Mutex<HashMap<Label, Slot>>>,
+    /// A view was read at last.
+    read: Arc<Condvar>,
+    /// Held while the files of a view with a name are opened, made or removed.
+    turns: Turns<Label>,
 }
 
 impl Views {
@@ -102,7 +111,7 @@ impl Views {
         for (node, name) in retired {
             overlay::rename_files(directory, &named_key(name), &unnamed_key(*node)).map_err(context)?;
         }
-        let mut named = HashMap::new();
+        let mut names = Vec::new();
         for entry in std::fs::read_dir(directory).map_err(context)? {
             let path = entry.map_err(context)?.path();
             let (Some(key), Some(extension)) =
@@ -112,11 +121,7 @@ impl Views {
             };
             match (key.split_at_checked(2), extension) {
                 (Some(("n-", name)), "map") => {
-                    if let (Some(label), Some(slot)) =
-                        (Label::new(name.as_bytes()), at_rest(directory, key).map_err(context)?)
-                    {
-                        named.insert(label, slot);
-                    }
+                    names.extend(Label::new(name.as_bytes()));
                 }
                 // Of a view whose map is gone, and so of none.
                 (Some(("n-", _)), "data" | "synced") if !path.with_extension("map").exists() => {
@@ -127,17 +132,41 @@ impl Views {
                 _ => {}
             }
         }
-        Ok(Self { directory: directory.to_owned(), named: Mutex::new(named) })
+        let unread = names.iter().map(|name| (name.clone(), Slot::Unread)).collect();
+        let views = Self {
+            directory: directory.to_owned(),
+            named: Arc::new(Mutex::new(unread)),
+            read: Arc::default(),
+            turns: Turns::default(),
+        };
+        let (directory, named, read) = (directory.to_owned(), views.named.clone(), views.read.clone());
+        let waiting = each(names, move |name| {
+            let slot = at_rest(&directory, &named_key(&name));
+            let mut named = named.lock();
+            match slot {
+                Some(slot) => drop(named.insert(name, slot)),
+                None => drop(named.remove(&name)),
+            }
+            read.notify_all();
+        });
+        if waiting > 0 {
+            log::warn!("{waiting} views with a name wait for their files, and whoever opens them does");
+        }
+        Ok(views)
+    }
+
+    /// Once the files of this view have answered.
+    fn settled(&self, name: &Label) -> MutexGuard<'_, HashMap<Label, Slot>> {
+        let mut named = self.named.lock();
+        while let Some(Slot::Unread) = named.get(name) {
+            self.read.wait(&mut named);
+        }
+        named
     }
 
     /// What is known of the view `name`, if it exists.
     pub fn find(&self, name: &Label) -> Result<Option<Named>> {
-        match self.named.lock().get(name) {
-            None => Ok(None),
-            Some(Slot::AtRest(known, _)) => Ok(Some(Named::clone(known))),
-            Some(Slot::Open(view)) => Ok(Some(view.known())),
-            Some(Slot::Unusable(reason)) => Err(Error::Stale(format!("view {name}: {reason}"))),
-        }
+        known(name, self.settled(name).get(name))
     }
 
     /// Opens the view `name` if `allowed` says so, knowing its record, or makes it from `record`.
@@ -150,8 +179,8 @@ impl Views {
         record: impl FnOnce() -> Record,
     ) -> Result<Arc<View>> {
         let key = named_key(name);
-        let mut named = self.named.lock();
-        let view = match named.get(name) {
+        let _turn = self.turns.take(name);
+        let at_rest = match self.settled(name).get(name) {
             Some(Slot::Open(view)) => {
                 allowed(&view.record())?;
                 view.node.store(node, Ordering::Relaxed);
@@ -160,21 +189,28 @@ impl Views {
             Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
             Some(Slot::AtRest(known, files)) => {
                 allowed(&known.record)?;
+                Some((known.mtime, files.clone()))
+            }
+            Some(Slot::Unread) | None => None,
+        };
+        let view = match at_rest {
+            Some((mtime, files)) => {
                 let (files, pages) = match files {
                     Some(files) => {
                         let failed = |e| Error::io(format!("view {name}: its state cannot be read"), e);
-                        (files.clone(), files.pages().map_err(failed)?)
+                        let pages = files.pages().map_err(failed)?;
+                        (files, pages)
                     }
                     None => self.opened(&key, Lasts::Yes)?,
                 };
-                new_view(files, pages, pinned, known.mtime, node)
+                new_view(files, pages, pinned, mtime, node)
             }
             None => {
                 let files = ViewFiles::create(&self.directory, &key, record(), Lasts::Yes)?;
                 created(files, pinned, node)
             }
         };
-        named.insert(name.clone(), Slot::Open(view.clone()));
+        self.named.lock().insert(name.clone(), Slot::Open(view.clone()));
         Ok(view)
     }
 
@@ -253,8 +289,8 @@ impl Views {
             |slot: &Slot| matches!(slot, Slot::AtRest(_, Some(at_rest)) if Arc::ptr_eq(at_rest, files));
         if files.is_unsure() {
             // While nobody can open it.
-            let named = self.named.lock();
-            if named.get(name).is_some_and(same) {
+            let _turn = self.turns.take(name);
+            if self.named.lock().get(name).is_some_and(same) {
                 files.write_again()?;
             }
         }
@@ -291,16 +327,18 @@ impl Views {
         allowed: impl FnOnce(Option<&Record>) -> Result<()>,
         record: impl FnOnce(Discarded) -> Result<()>,
     ) -> Result<()> {
-        let mut named = self.named.lock();
-        match named.get(name) {
-            None => return Err(Error::NotFound(format!("view {name}: there is no such view"))),
-            Some(Slot::AtRest(known, _)) => allowed(Some(&known.record))?,
-            Some(Slot::Open(view)) => allowed(Some(&view.record()))?,
-            Some(Slot::Unusable(_)) => allowed(None)?,
-        }
+        let _turn = self.turns.take(name);
+        let open = match self.settled(name).get(name) {
+            Some(Slot::Unread) | None => {
+                return Err(Error::NotFound(format!("view {name}: there is no such view")));
+            }
+            Some(Slot::AtRest(known, _)) => allowed(Some(&known.record)).map(|()| None)?,
+            Some(Slot::Open(view)) => allowed(Some(&view.record())).map(|()| Some(view.clone()))?,
+            Some(Slot::Unusable(_)) => allowed(None).map(|()| None)?,
+        };
         step("discard 1: begun");
         let failed = |e| Error::io(format!("view {name}: its files cannot be removed"), e);
-        if let Some(Slot::Open(view)) = named.get(name) {
+        if let Some(view) = &open {
             let node = view.node.load(Ordering::Relaxed);
             record(Discarded::Held { node })?;
             step("discard 2: retired");
@@ -315,7 +353,7 @@ impl Views {
             record(Discarded::Gone)?;
             step("discard 6: recorded");
         }
-        named.remove(name);
+        self.named.lock().remove(name);
         Ok(())
     }
 
@@ -326,6 +364,8 @@ impl Views {
             Slot::AtRest(known, _) => identity.continues(&known.record.identity),
             Slot::Open(view) => identity.continues(&view.record().identity),
             Slot::Unusable(_) => false,
+            // It may.
+            Slot::Unread => true,
         };
         named.iter().find(|(_, slot)| needs(slot)).map(|(name, _)| name.clone())
     }
@@ -336,10 +376,11 @@ impl Views {
         Ok(pages.runs(record.extent.size.div_ceil(overlay::PAGE)))
     }
 
-    /// All views with a name that can be used, in no order.
+    /// All views with a name that can be used, in no order; without those whose files do not answer.
     pub fn all(&self) -> Vec<(Label, Named)> {
-        let names: Vec<Label> = self.named.lock().keys().cloned().collect();
-        names.into_iter().filter_map(|name| Some((name.clone(), self.find(&name).ok()??))).collect()
+        let named = self.named.lock();
+        let usable = |(name, slot)| Some((Label::clone(name), known(name, Some(slot)).ok()??));
+        named.iter().filter_map(usable).collect()
     }
 
     /// What views own that nobody has open, in bytes, those of `except` aside.
@@ -348,7 +389,7 @@ impl Views {
         let others = named.iter().filter(|(name, _)| Some(*name) != except);
         let owned = others.map(|(_, slot)| match slot {
             Slot::AtRest(known, _) => known.usage.private_bytes,
-            Slot::Open(_) | Slot::Unusable(_) => 0,
+            Slot::Open(_) | Slot::Unusable(_) | Slot::Unread => 0,
         });
         owned.sum()
     }
@@ -372,6 +413,16 @@ pub fn check_all_known(directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What is known of a view without its files.
+fn known(name: &Label, slot: Option<&Slot>) -> Result<Option<Named>> {
+    match slot {
+        Some(Slot::Unread) | None => Ok(None),
+        Some(Slot::AtRest(known, _)) => Ok(Some(Named::clone(known))),
+        Some(Slot::Open(view)) => Ok(Some(view.known())),
+        Some(Slot::Unusable(reason)) => Err(Error::Stale(format!("view {name}: {reason}"))),
+    }
+}
+
 fn named_key(name: &Label) -> String {
     format!("n-{name}")
 }
@@ -390,8 +441,8 @@ fn unnamed_key(node: u64) -> String {
 }
 
 /// None of one that had not come to disk when the machine went down: nobody was promised it.
-fn at_rest(directory: &Path, key: &str) -> std::io::Result<Option<Slot>> {
-    let slot = match ViewFiles::open(directory, key, Lasts::Yes) {
+fn at_rest(directory: &Path, key: &str) -> Option<Slot> {
+    match ViewFiles::open(directory, key, Lasts::Yes) {
         Ok(Some((files, pages))) => {
             let usage = Usage {
                 private_bytes: pages.private() * overlay::PAGE,
@@ -399,19 +450,18 @@ fn at_rest(directory: &Path, key: &str) -> std::io::Result<Option<Slot>> {
             };
             let known = Named { record: files.record(), usage, mtime: files.mtime() };
             let unsettled = !files.is_up_to_date();
-            Slot::AtRest(Box::new(known), unsettled.then(|| Arc::new(files)))
+            Some(Slot::AtRest(Box::new(known), unsettled.then(|| Arc::new(files))))
         }
         Ok(None) => {
             log::warn!("{key}: this view was not yet on disk when the machine went down, and is gone");
-            overlay::remove_files(directory, key)?;
-            return Ok(None);
+            remove_files(directory, key);
+            None
         }
         Err(error) => {
             log::error!("{error}");
-            Slot::Unusable(error.to_string())
+            Some(Slot::Unusable(error.to_string()))
         }
-    };
-    Ok(Some(slot))
+    }
 }
 
 fn remove_if_there(path: &Path) -> std::io::Result<()> {

@@ -1,8 +1,9 @@
 //! What the policies of the mount say to an OPEN, and to a view that grows.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use parking_lot::MutexGuard;
+use parking_lot::Mutex;
 
 use super::Engine;
 use super::nodes::{Node, TemplateRef, What};
@@ -11,6 +12,24 @@ use crate::caller;
 use crate::error::{Error, Result};
 use crate::policy::{self, Guard, Wish};
 use crate::rules::Kind;
+
+/// OPENs of views that were counted and are not open yet: the node, and the template's file.
+#[derive(Default)]
+pub struct Counting(Mutex<BTreeMap<u64, Opening>>);
+
+type Opening = (u64, (u64, u64));
+
+/// Held until the view is open. What that waits for keeps no other OPEN.
+pub struct Counted<'a> {
+    counting: &'a Counting,
+    serial: u64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.counting.0.lock().remove(&self.serial);
+    }
+}
 
 impl Engine {
     /// As a mount has it whose policies were read.
@@ -25,7 +44,7 @@ impl Engine {
     }
 
     /// May `caller` open this node at all? What is returned is held until it is open.
-    pub(super) fn admit_open(&self, caller: &Caller, node: &Node) -> Result<Option<MutexGuard<'_, ()>>> {
+    pub(super) fn admit_open(&self, caller: &Caller, node: &Node) -> Result<Option<Counted<'_>>> {
         let Some((template, kind)) = kind_of(&node.what) else { return Ok(None) };
         if self.inspectors.contains_key(&caller.pid) {
             return Ok(None);
@@ -52,19 +71,23 @@ impl Engine {
         template: &TemplateRef,
         limit: u64,
         title: &str,
-    ) -> Result<MutexGuard<'_, ()>> {
-        let counting = self.counting.lock();
+    ) -> Result<Counted<'_>> {
+        let mut counting = self.counting.0.lock();
         let file = template.identity.file();
         let same = |other: &Node| matches!(&other.what, What::Private(private) if private.template.identity.file() == file);
-        let others = self.nodes.open().into_iter().filter(|other| other.id != node.id && same(other)).count();
-        if others as u64 >= limit {
+        let open = self.nodes.open().into_iter().filter(|other| same(other)).map(|other| other.id);
+        let opening = counting.values().filter(|(_, of)| *of == file).map(|(id, _)| *id);
+        let others: BTreeSet<u64> = open.chain(opening).filter(|id| *id != node.id).collect();
+        if others.len() as u64 >= limit {
             return Err(Error::Quota(format!(
                 "{}: {title} lets {limit} private views of it be open at once, and they are: close one, or raise \
                  max-views there",
                 template.path.display()
             )));
         }
-        Ok(counting)
+        let serial = counting.keys().last().map_or(0, |last| last + 1);
+        counting.insert(serial, (node.id, file));
+        Ok(Counted { counting: &self.counting, serial })
     }
 
     /// May a private view of this template become `size` bytes long?

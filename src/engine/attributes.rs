@@ -81,7 +81,7 @@ impl Engine {
                 let mode = shown_mode(&seen);
                 let mut attributes =
                     Attributes { valid: Duration::ZERO, mode, ..of_template(node.id, &seen) };
-                if let Some(file) = node.state.lock().content.as_ref().and_then(Content::file) {
+                if let Some(file) = node.content().0.as_ref().and_then(Content::file) {
                     let now = file.metadata().map_err(|e| Error::io("stat of a template", e))?;
                     attributes.size = now.len();
                     attributes.blocks = now.blocks();

@@ -61,6 +61,7 @@ impl Engine {
             fcntl_add_seals(&file, SealFlags::GROW)
                 .map_err(|e| Error::io(format!("{}: a view in memory", template.path.display()), e))?;
         }
+        let _opening = node.opening.lock();
         let mut state = node.state.lock();
         // Somebody with the same node, through a descriptor, may have been faster.
         if state.content.is_none() && !state.spent {

@@ -17,7 +17,7 @@ pub const RESENT: u64 = 1 << 63;
 
 /// Requests that a daemon may have done but not answered when it died: one for each thread that
 /// serves, of which there are fewer.
-const UNANSWERED: usize = 256;
+const UNANSWERED: usize = 2048;
 
 /// The latest nodes that were looked up and not opened: more are not on their way to an OPEN.
 const LOOKED_UP: usize = 4096;

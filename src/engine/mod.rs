@@ -3,6 +3,7 @@
 
 mod admission;
 mod attributes;
+mod authoring;
 mod counters;
 mod data;
 mod filling;
@@ -22,7 +23,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
 
 pub use attributes::{Attributes, Changes, FileKind};
 pub use counters::CounterValues;
@@ -47,9 +47,11 @@ use crate::policy::Guard;
 use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
+use admission::Counting;
 use counters::{Counters, Totals};
 use nodes::{Forgotten, Node, Nodes, What};
 use open::{Handle, HandleId};
+use recover::Waiting;
 use warming::Warming;
 
 /// What an operator decides for a whole mount.
@@ -86,6 +88,7 @@ pub struct Engine {
     /// OPEN requests that a dead daemon has done, perhaps without answering them, and what they
     /// opened.
     unanswered: DashMap<u64, HandleId>,
+    waiting: Waiting,
     recorder: Arc<Recorder>,
     keeper: Arc<Keeper>,
     /// Threads that open views to look at their page cache: no users of them.
@@ -94,8 +97,7 @@ pub struct Engine {
     pool: Arc<Pool>,
     guard: Guard,
     budget: Arc<Budget>,
-    /// Held by an OPEN that counts views, so that no other one counts the same.
-    counting: Mutex<()>,
+    counting: Counting,
     warming: Warming,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
@@ -120,6 +122,7 @@ impl Engine {
             handles: DashMap::new(),
             next_handle: AtomicU64::new(recorder.read(|ledger| ledger.dealt_handles).max(1)),
             unanswered: DashMap::new(),
+            waiting: Waiting::default(),
             recorder,
             inspectors: DashMap::new(),
             options,
@@ -127,7 +130,7 @@ impl Engine {
             warming: Warming::new(options.warm),
             guard: Guard::default(),
             budget: Budget::new(options.budget),
-            counting: Mutex::default(),
+            counting: Counting::default(),
             passthrough: AtomicBool::new(false),
         }
     }
@@ -199,6 +202,7 @@ impl Engine {
         if let What::Warm { .. } = node.what {
             return self.warming.lost(node.id);
         }
+        let _opening = node.opening.lock();
         let content = node.state.lock().take_content();
         if let What::Private(private) = &node.what {
             self.closed_view(node, private, content);
@@ -219,10 +223,12 @@ impl Engine {
 
     /// A node that the kernel names but that is not here: ESTALE makes it look the path up again.
     fn node(&self, id: u64) -> Result<Arc<Node>> {
+        self.waiting.for_node(id);
         self.nodes.get(id).ok_or_else(|| Error::Stale(format!("node {id}: not known any more")))
     }
 
     fn handle(&self, id: u64) -> Result<Arc<Handle>> {
+        self.waiting.for_handle(id);
         let found = self.handles.get(&id).map(|handle| handle.clone());
         found.ok_or_else(|| Error::io(format!("handle {id}: not open"), rustix::io::Errno::BADF))
     }

@@ -9,9 +9,9 @@
 //! - a node stays until the kernel has forgotten each LOOKUP and released each OPEN of it, in
 //!   whichever order these arrive.
 
+mod index;
 mod warm;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,13 +19,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
 use super::ledger::{Entry, path_bytes};
 use super::recorder::Recorder;
 use crate::budget::Promise;
+use index::Index;
 #[cfg(test)]
 pub use warm::WARM_LOOKUPS;
 pub use warm::Warmth;
@@ -117,6 +118,9 @@ pub struct Node {
     pub what: What,
     /// The template's, or the directory's, as last seen.
     pub metadata: Mutex<Option<Metadata>>,
+    /// Held while a file is opened or let go of for this node, which may take any time. Taken before
+    /// `state`, which is never held while a file is waited for: others look at it.
+    pub opening: Mutex<()>,
     pub state: Mutex<OpenState>,
     pub since: SystemTime,
     pub counters: Counters,
@@ -168,7 +172,10 @@ pub enum Forgotten {
 
 pub struct Nodes {
     nodes: DashMap<u64, Arc<Node>>,
-    index: Mutex<HashMap<Key, u64>>,
+    /// Never held while a file is waited for.
+    index: Mutex<Index>,
+    /// A discard has ended.
+    retired: Condvar,
     ids: Mutex<Ids>,
     recorder: Arc<Recorder>,
     /// Until when each LOOKUP is put on record.
@@ -194,7 +201,8 @@ impl Nodes {
         let ids = Mutex::new(Ids { next, recorded: next });
         let is_successor = recorder.read(|ledger| ledger.takeovers > 0);
         let unsettled = is_successor.then(|| Instant::now() + UNSETTLED);
-        let nodes = Self { nodes: DashMap::new(), index: Mutex::default(), ids, recorder, unsettled };
+        let (index, retired) = Default::default();
+        let nodes = Self { nodes: DashMap::new(), index, retired, ids, recorder, unsettled };
         let root = What::Directory { path: PathBuf::new() };
         nodes.nodes.insert(ROOT, Arc::new(Node::new(ROOT, root, None)));
         nodes
@@ -214,15 +222,19 @@ impl Nodes {
         let Some(key) = key(&what) else {
             return self.insert(what, metadata);
         };
-        let mut index = self.index.lock();
-        if let Some(node) = index.get(&key).and_then(|id| self.get(*id)) {
-            node.lookups.fetch_add(1, Ordering::Relaxed);
-            *node.metadata.lock() = metadata;
+        if let Some(node) = self.look_up_known(&self.settled(&key), &key, &metadata) {
             return Ok(node);
         }
-        let node = self.insert(what, metadata)?;
-        index.insert(key, node.id);
-        Ok(node)
+        let id = self.next_id()?;
+        self.record_lookup(id, &what)?;
+        let mut index = self.settled(&key);
+        if let Some(node) = self.look_up_known(&index, &key, &metadata) {
+            drop(index);
+            self.record_forgotten(id, &what);
+            return Ok(node);
+        }
+        index.ids.insert(key, id);
+        Ok(self.insert_with(id, what, metadata, 1))
     }
 
     fn insert(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
@@ -248,10 +260,10 @@ impl Nodes {
         Ok(())
     }
 
-    fn record_forgotten(&self, node: &Node) {
-        let is_recorded = || self.recorder.read(|ledger| ledger.looked_up.contains_key(&node.id));
-        if matches!(node.what, What::Directory { .. }) || is_recorded() {
-            self.recorder.record_past(Entry::Forgotten { node: node.id });
+    fn record_forgotten(&self, id: u64, what: &What) {
+        let is_recorded = || self.recorder.read(|ledger| ledger.looked_up.contains_key(&id));
+        if matches!(what, What::Directory { .. }) || is_recorded() {
+            self.recorder.record_past(Entry::Forgotten { node: id });
         }
     }
 
@@ -273,15 +285,22 @@ impl Nodes {
         let node = Arc::new(Node::new(id, what, metadata));
         self.nodes.insert(id, node.clone());
         if let Some(key) = key {
-            self.index.lock().entry(key).or_insert(id);
+            self.index.lock().ids.entry(key).or_insert(id);
         }
         node
+    }
+
+    /// A restored node that cannot be what it was: as if it had never been.
+    pub fn abandon(&self, id: u64) {
+        let mut index = self.index.lock();
+        index.ids.retain(|_, known| *known != id);
+        self.nodes.remove(&id);
     }
 
     /// No LOOKUP finds the node any more.
     pub fn hide(&self, node: &Node) {
         node.state.lock().spent = true;
-        self.index.lock().retain(|_, id| *id != node.id);
+        self.index.lock().ids.retain(|_, id| *id != node.id);
     }
 
     pub fn forget(&self, id: u64, lookups: u64) -> Forgotten {
@@ -290,32 +309,24 @@ impl Nodes {
         let left = node.lookups.load(Ordering::Relaxed).saturating_sub(lookups);
         node.lookups.store(left, Ordering::Relaxed);
         if self.remove_if_unused(&mut index, &node) {
+            drop(index);
+            self.record_forgotten(id, &node.what);
             return Forgotten::Gone(node);
         }
-        self.forgotten_of_warm(&node, lookups, left)
+        let forgotten = self.forgotten_of_warm(&node, lookups, left);
+        drop(index);
+        if let Forgotten::Unused(..) = forgotten {
+            self.record_forgotten(id, &node.what);
+        }
+        forgotten
     }
 
     /// Removes the node of a last close that the kernel has forgotten before.
     pub fn closed(&self, node: &Node) {
-        self.remove_if_unused(&mut self.index.lock(), node);
-    }
-
-    /// Runs `discard`, after which a LOOKUP of this view's name finds a new node. Meanwhile no
-    /// LOOKUP finds the old one and no OPEN of it makes the view again: a view never has two
-    /// node ids. The kernel answers the ESTALE of such an OPEN by looking the path up once more.
-    pub fn retire<T>(&self, view: &Label, discard: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut index = self.index.lock();
-        let is_candidate = |key: &Key| matches!(key, Key::Named(name, _) if name == view);
-        let ids: Vec<u64> = index.iter().filter(|(key, _)| is_candidate(key)).map(|(_, id)| *id).collect();
-        let mark = |spent| {
-            for node in ids.iter().filter_map(|id| self.get(*id)) {
-                node.state.lock().spent = spent;
-            }
-        };
-        mark(true);
-        let done = discard().inspect_err(|_| mark(false))?;
-        index.retain(|key, _| !is_candidate(key));
-        Ok(done)
+        let removed = self.remove_if_unused(&mut self.index.lock(), node);
+        if removed {
+            self.record_forgotten(node.id, &node.what);
+        }
     }
 
     /// Nodes that are open now.
@@ -324,28 +335,35 @@ impl Nodes {
         self.nodes.iter().map(|entry| entry.value().clone()).filter(open).collect()
     }
 
-    fn remove_if_unused(&self, index: &mut HashMap<Key, u64>, node: &Node) -> bool {
+    /// True if it is gone, which is to be recorded once the index is let go of.
+    fn remove_if_unused(&self, index: &mut Index, node: &Node) -> bool {
         let unused = node.lookups.load(Ordering::Relaxed) == 0 && node.state.lock().opens == 0;
         if !unused || node.id < FIRST_FREE {
             return false;
         }
         self.nodes.remove(&node.id);
-        self.record_forgotten(node);
         if let Some(key) = key(&node.what)
-            && index.get(&key) == Some(&node.id)
+            && index.ids.get(&key) == Some(&node.id)
         {
-            index.remove(&key);
+            index.ids.remove(&key);
         }
         true
     }
 }
 
 impl Node {
+    /// What it reads and writes, if it is open, and whether it can be opened no more.
+    pub fn content(&self) -> (Option<Content>, bool) {
+        let state = self.state.lock();
+        (state.content.clone(), state.spent)
+    }
+
     fn new(id: u64, what: What, metadata: Option<Metadata>) -> Self {
         Self {
             id,
             what,
             metadata: Mutex::new(metadata),
+            opening: Mutex::default(),
             state: Mutex::default(),
             since: SystemTime::now(),
             counters: Counters::default(),
@@ -368,75 +386,4 @@ fn key(what: &What) -> Option<Key> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn identity() -> Identity {
-        Identity { dev: 1, ino: 2, size: 3, mtime_ns: 4, btime_ns: None }
-    }
-
-    fn private(view: Option<&str>) -> What {
-        What::Private(PrivateRef {
-            template: TemplateRef { path: "t".into(), identity: identity() },
-            view: view.map(|name| Label::new(name.as_bytes()).unwrap()),
-            vm: None,
-            if_writable: false,
-            backing: Backing::Overlay,
-            uid: 0,
-            gid: 0,
-        })
-    }
-
-    #[test]
-    fn a_view_without_a_name_is_new_at_each_lookup_and_a_named_one_is_not() {
-        let nodes = Nodes::new(Arc::default());
-        assert_ne!(
-            nodes.look_up(private(None), None).unwrap().id,
-            nodes.look_up(private(None), None).unwrap().id
-        );
-        assert_eq!(
-            nodes.look_up(private(Some("a")), None).unwrap().id,
-            nodes.look_up(private(Some("a")), None).unwrap().id
-        );
-        assert_ne!(
-            nodes.look_up(private(Some("a")), None).unwrap().id,
-            nodes.look_up(private(Some("b")), None).unwrap().id
-        );
-    }
-
-    #[test]
-    fn a_node_goes_with_its_last_lookup_or_its_last_close_whichever_is_later() {
-        let nodes = Nodes::new(Arc::default());
-        let before = nodes.count();
-        let node = nodes.look_up(private(Some("a")), None).unwrap();
-        nodes.look_up(private(Some("a")), None).unwrap();
-        nodes.forget(node.id, 1);
-        assert!(nodes.get(node.id).is_some());
-        node.state.lock().opens = 1;
-        nodes.forget(node.id, 1);
-        assert!(nodes.get(node.id).is_some(), "FORGET may overtake RELEASE");
-        node.state.lock().opens = 0;
-        nodes.closed(&node);
-        assert!(nodes.get(node.id).is_none());
-        assert_ne!(nodes.look_up(private(Some("a")), None).unwrap().id, node.id, "ids are never reused");
-        assert_eq!(nodes.count(), before + 1);
-        nodes.forget(ROOT, 1000);
-        assert!(nodes.get(ROOT).is_some());
-    }
-
-    #[test]
-    fn a_discarded_views_name_leads_to_a_new_node() {
-        let nodes = Nodes::new(Arc::default());
-        let old = nodes.look_up(private(Some("a")), None).unwrap();
-        nodes.retire(&Label::new(b"a").unwrap(), || Ok(())).unwrap();
-        assert!(old.state.lock().spent, "an OPEN that is under way must not make the view again");
-        let new = nodes.look_up(private(Some("a")), None).unwrap();
-        assert_ne!(old.id, new.id);
-        nodes.forget(old.id, 1);
-        assert_eq!(
-            nodes.look_up(private(Some("a")), None).unwrap().id,
-            new.id,
-            "the old node does not take the name along"
-        );
-    }
-}
+mod tests;

@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Engine;
 use super::counters::Counters;
 use super::ledger::Entry;
-use super::nodes::{Content, Node, OpenState, PrivateRef, TemplateRef, What};
-use crate::access::{Caller, READ, WRITE};
+use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
+use crate::access::{Caller, READ};
 use crate::error::{Error, Result};
 use crate::memory::MemoryView;
 use crate::name::Label;
 use crate::overlay::{Extent, Record};
-use crate::pins::{Authored, Pinned};
+use crate::pins::Pinned;
 use crate::steps::step;
 use crate::store::{Found, Metadata};
 use crate::views::View;
@@ -33,6 +33,8 @@ pub struct Opened {
     pub backing: Option<u32>,
     /// The kernel was given pages of this node that it has no use for.
     pub drop_cache: bool,
+    /// By one who looks at its page cache, and must not wait for it to be written back.
+    pub inspection: bool,
 }
 
 /// How an open file's data moves.
@@ -98,28 +100,33 @@ impl Engine {
         request: u64,
         pass: impl FnOnce(&Plane) -> Result<Option<u32>>,
     ) -> Result<Opened> {
+        let node = self.node(id);
         if let Some(opened) = self.opened_before(request)? {
             return Ok(opened);
         }
         step("open 1: begun");
-        let node = self.node(id)?;
+        let node = node?;
         let _counted = self.admit_open(caller, &node)?;
+        let inspection = self.inspectors.contains_key(&caller.pid);
         let (content, plane) = {
-            let mut state = node.state.lock();
+            let _opening = match inspection {
+                false => node.opening.lock(),
+                true => node.opening.try_lock().ok_or_else(|| busy(id))?,
+            };
             let (content, plane) = match &node.what {
-                What::Rom { template, .. } => self.open_rom(caller, &mut state, template, access)?,
-                What::Template { template } => self.open_template(caller, &mut state, template, access)?,
-                What::Private(private) => self.open_private(caller, node.id, &mut state, private, access)?,
+                _ if inspection => open_to_look(&node, access)?,
+                What::Rom { template, .. } => self.open_rom(caller, &node, template, access)?,
+                What::Template { template } => self.open_template(caller, &node, template, access)?,
+                What::Private(private) => self.open_private(caller, &node, private, access)?,
                 What::Leftover { reason, .. } => return Err(Error::Stale(reason.clone())),
                 What::Warm { .. } => return Err(super::warming::not_a_view(id)),
                 What::Directory { .. } => {
                     return Err(Error::io("a directory", rustix::io::Errno::ISDIR));
                 }
             };
-            state.opens += 1;
+            node.state.lock().opens += 1;
             (content, plane)
         };
-        let inspection = self.inspectors.contains_key(&caller.pid);
         if !inspection {
             self.count(&node, Counters::opened);
             self.opened_view(&node, &content);
@@ -148,31 +155,27 @@ impl Engine {
             return Err(error);
         }
         step("open 4: recorded");
-        Ok(Opened { handle, plane, backing, drop_cache })
+        Ok(Opened { handle, plane, backing, drop_cache, inspection })
     }
 
     /// A handle that is not open was released by a daemon that died before it could say so.
     pub fn release(&self, id: HandleId) -> Released {
+        self.waiting.for_handle(id);
         let Some((_, handle)) = self.handles.remove(&id) else { return Released::Nothing };
         self.recorder.record_past(Entry::Released { handle: id });
         step("release 1: recorded");
         let node = handle.node.clone();
         drop(handle);
-        let mut state = node.state.lock();
-        state.opens -= 1;
+        let opening = node.opening.lock();
         let mut released = Released::Nothing;
-        if state.opens == 0 {
-            let content = state.take_content();
-            if let What::Private(private) = &node.what {
-                state.spent |= private.view.is_none();
-                self.teach(&node, private, content.as_ref());
-                // A view that was warm caches pages also where it was never written.
-                if self.closed_view(&node, private, content) || node.warmth.is_some() {
-                    released = Released::DropCache(node.id);
-                }
+        if let (Some(content), What::Private(private)) = (closed(&node), &node.what) {
+            self.teach(&node, private, content.as_ref());
+            // A view that was warm caches pages also where it was never written.
+            if self.closed_view(&node, private, content) || node.warmth.is_some() {
+                released = Released::DropCache(node.id);
             }
         }
-        drop(state);
+        drop(opening);
         self.nodes.closed(&node);
         released
     }
@@ -191,7 +194,7 @@ impl Engine {
     fn open_rom(
         &self,
         caller: &Caller,
-        state: &mut OpenState,
+        node: &Node,
         template: &TemplateRef,
         access: Access,
     ) -> Result<(Content, Plane)> {
@@ -203,42 +206,21 @@ impl Engine {
         }
         let metadata = self.find_unchanged(template)?;
         self.check(caller, &template.path, &metadata, READ)?;
-        self.open_read_only(state, template, access)
-    }
-
-    fn open_template(
-        &self,
-        caller: &Caller,
-        state: &mut OpenState,
-        template: &TemplateRef,
-        access: Access,
-    ) -> Result<(Content, Plane)> {
-        let Found::Template(metadata, _) = self.store.find(&template.path)? else {
-            return Err(Error::Stale(format!("{}: it became a directory", template.path.display())));
-        };
-        for (wanted, right) in [(access.read, READ), (access.write, WRITE)] {
-            if wanted {
-                self.check(caller, &template.path, &metadata, right)?;
-            }
-        }
-        let authored = self.author_locked(state, template)?;
-        let content = Content::Authored(authored);
-        state.content = Some(content.clone());
-        Ok((content, Plane::Cached { keep: false }))
+        self.open_read_only(node, template, access)
     }
 
     fn open_private(
         &self,
         caller: &Caller,
-        node: u64,
-        state: &mut OpenState,
+        node: &Node,
         private: &PrivateRef,
         access: Access,
     ) -> Result<(Content, Plane)> {
         let template = &private.template;
         let metadata = self.find_unchanged(template)?;
         self.check_template_rights(caller, &template.path, &metadata, private.if_writable)?;
-        match &state.content {
+        let (content, spent) = node.content();
+        match content {
             Some(Content::Template(_)) if access.write => Err(Error::Denied(format!(
                 "{}: this view was opened read-only first and is the template itself; open its path again for a \
                  writable view",
@@ -251,11 +233,11 @@ impl Engine {
             Some(Content::Memory(memory)) => {
                 Ok((Content::Memory(memory.clone()), Plane::Memory(memory.clone())))
             }
-            None if private.view.is_none() && !access.write && !state.spent => {
-                self.open_read_only(state, template, access)
+            None if private.view.is_none() && !access.write && !spent => {
+                self.open_read_only(node, template, access)
             }
             _ => {
-                let view = self.view_locked(caller, node, state, private)?;
+                let view = self.view_locked(caller, node, private)?;
                 Ok((Content::View(view), Plane::Cached { keep: true }))
             }
         }
@@ -263,16 +245,16 @@ impl Engine {
 
     fn open_read_only(
         &self,
-        state: &mut OpenState,
+        node: &Node,
         template: &TemplateRef,
         access: Access,
     ) -> Result<(Content, Plane)> {
-        let pinned = match &state.content {
-            Some(Content::Template(pinned)) => pinned.clone(),
+        let pinned = match node.content().0 {
+            Some(Content::Template(pinned)) => pinned,
             _ => self.pins.pin(self.store.as_ref(), &template.path, &template.identity)?,
         };
         let content = Content::Template(pinned.clone());
-        state.content = Some(content.clone());
+        node.state.lock().content = Some(content.clone());
         Ok((content, Plane::Template(ReadOnly::new(pinned, access)?)))
     }
 
@@ -284,23 +266,18 @@ impl Engine {
         private: &PrivateRef,
     ) -> Result<Arc<View>> {
         drop(self.admit_open(caller, node)?);
-        let mut state = node.state.lock();
-        if let Some(Content::Template(_)) = state.content {
+        let _opening = node.opening.lock();
+        if let Some(Content::Template(_)) = node.content().0 {
             return Err(Error::Denied(format!(
                 "{}: this view was opened read-only and is the template itself",
                 private.template.path.display()
             )));
         }
-        self.view_locked(caller, node.id, &mut state, private)
+        self.view_locked(caller, node, private)
     }
 
-    fn view_locked(
-        &self,
-        caller: &Caller,
-        node: u64,
-        state: &mut OpenState,
-        private: &PrivateRef,
-    ) -> Result<Arc<View>> {
+    /// `opening` of the node must be held, as for all that changes what it is.
+    fn view_locked(&self, caller: &Caller, node: &Node, private: &PrivateRef) -> Result<Arc<View>> {
         let template = &private.template;
         let allowed = |name: &Label, record: &Record| {
             if caller.uid != 0 && caller.uid != record.uid {
@@ -308,11 +285,12 @@ impl Engine {
             }
             Self::check_fits(name, record, template)
         };
-        if let Some(Content::View(view)) = &state.content {
+        let (content, spent) = node.content();
+        if let Some(Content::View(view)) = content {
             private.view.as_ref().map_or(Ok(()), |name| allowed(name, &view.record()))?;
-            return Ok(view.clone());
+            return Ok(view);
         }
-        if state.spent {
+        if spent {
             return Err(Error::Stale(format!(
                 "{}: this view was closed and is gone",
                 template.path.display()
@@ -322,45 +300,15 @@ impl Engine {
         let promise = self.promise(private)?;
         let record = || new_record(caller, private);
         let view = match &private.view {
-            Some(name) => self.views.open_named(name, node, &pinned, |known| allowed(name, known), record)?,
-            None => self.views.create_unnamed(node, &pinned, record())?,
+            Some(name) => {
+                self.views.open_named(name, node.id, &pinned, |known| allowed(name, known), record)?
+            }
+            None => self.views.create_unnamed(node.id, &pinned, record())?,
         };
+        let mut state = node.state.lock();
         state.content = Some(Content::View(view.clone()));
         state.promise = Some(promise);
         Ok(view)
-    }
-
-    pub(super) fn author(&self, node: &Node) -> Result<Arc<Authored>> {
-        let What::Template { template } = &node.what else {
-            return Err(Error::ReadOnly(format!("node {}: not a template", node.id)));
-        };
-        self.author_locked(&mut node.state.lock(), template)
-    }
-
-    fn author_locked(&self, state: &mut OpenState, template: &TemplateRef) -> Result<Arc<Authored>> {
-        if let Some(Content::Authored(authored)) = &state.content {
-            return Ok(authored.clone());
-        }
-        let shown = template.path.display();
-        let Found::Template(metadata, identity) = self.store.find(&template.path)? else {
-            return Err(Error::Stale(format!("{shown}: it became a directory")));
-        };
-        // The kernel leaves it to a filesystem to drop these bits at a write (fuse/xattr.rs).
-        if metadata.mode & 0o6000 != 0 {
-            return Err(Error::Denied(format!(
-                "{shown}: it is setuid or setgid, and is not written so; take these bits off in the store"
-            )));
-        }
-        if identity.file() != template.identity.file() {
-            return Err(Error::Stale(format!("{shown}: the template was replaced; open it again")));
-        }
-        if let Some(view) = self.views.any_of(&identity) {
-            return Err(Error::InUse(format!(
-                "{shown}: view {view} was made from this template and fits no other; discard it first, or write a new \
-                 file and rename it over this one"
-            )));
-        }
-        self.pins.author(self.store.as_ref(), &template.path, &identity)
     }
 
     /// The template's metadata now; an error if its path has come to mean another file.
@@ -373,6 +321,34 @@ impl Engine {
             ))),
         }
     }
+}
+
+/// What is open already, and nothing of a file.
+fn open_to_look(node: &Node, access: Access) -> Result<(Content, Plane)> {
+    let content = node.content().0.ok_or_else(|| busy(node.id))?;
+    let plane = match &content {
+        Content::Template(pinned) => Plane::Template(ReadOnly::new(pinned.clone(), access)?),
+        Content::View(_) | Content::Authored(_) => Plane::Cached { keep: true },
+        Content::Memory(memory) => Plane::Memory(memory.clone()),
+    };
+    Ok((content, plane))
+}
+
+fn busy(node: u64) -> Error {
+    Error::Stale(format!("node {node}: there is nothing open to look at"))
+}
+
+/// One open file less; with the last one the content goes, which is returned.
+fn closed(node: &Node) -> Option<Option<Content>> {
+    let mut state = node.state.lock();
+    state.opens -= 1;
+    if state.opens > 0 {
+        return None;
+    }
+    if let What::Private(private) = &node.what {
+        state.spent |= private.view.is_none();
+    }
+    Some(state.take_content())
 }
 
 fn new_record(caller: &Caller, private: &PrivateRef) -> Record {

@@ -11,11 +11,17 @@ use crate::journal::Journal;
 
 /// One without a journal records nothing: this mount has no successor.
 #[derive(Default)]
-pub struct Recorder(Option<Mutex<Recording>>);
+pub struct Recorder(Option<Recording>);
 
 struct Recording {
+    /// Held while its file is written, which may take any time.
+    writing: Mutex<Writing>,
+    /// What is on record; never held while a file is waited for.
+    ledger: Mutex<Ledger>,
+}
+
+struct Writing {
     journal: Journal,
-    ledger: Ledger,
     /// How long the journal was when it held nothing superfluous.
     compact: u64,
 }
@@ -67,17 +73,18 @@ impl Recorder {
 
     fn new(journal: Journal, ledger: Ledger) -> Self {
         let compact = journal.len();
-        Self(Some(Mutex::new(Recording { journal, ledger, compact })))
+        let writing = Mutex::new(Writing { journal, compact });
+        Self(Some(Recording { writing, ledger: Mutex::new(ledger) }))
     }
 
     /// Once this returns the entry outlives this process.
     pub fn record(&self, entry: Entry) -> Result<()> {
         let Some(recording) = &self.0 else { return Ok(()) };
         let body = encoded(&entry);
-        let mut recording = recording.lock();
-        recording.journal.append(&body)?;
-        recording.ledger.apply(entry);
-        recording.compact_if_worth_it();
+        let mut writing = recording.writing.lock();
+        writing.journal.append(&body)?;
+        recording.ledger.lock().apply(entry);
+        writing.compact_if_worth_it(&recording.ledger);
         Ok(())
     }
 
@@ -94,7 +101,7 @@ impl Recorder {
     }
 
     pub fn read<T: Default>(&self, what: impl FnOnce(&Ledger) -> T) -> T {
-        self.0.as_ref().map_or_else(T::default, |recording| what(&recording.lock().ledger))
+        self.0.as_ref().map_or_else(T::default, |recording| what(&recording.ledger.lock()))
     }
 
     /// Nodes whose views are open.
@@ -103,12 +110,12 @@ impl Recorder {
     }
 }
 
-impl Recording {
-    fn compact_if_worth_it(&mut self) {
+impl Writing {
+    fn compact_if_worth_it(&mut self, ledger: &Mutex<Ledger>) {
         if self.journal.len() < WORTH_REWRITING.max(4 * self.compact) {
             return;
         }
-        let bodies: Vec<Vec<u8>> = self.ledger.entries().iter().map(encoded).collect();
+        let bodies: Vec<Vec<u8>> = ledger.lock().entries().iter().map(encoded).collect();
         match self.journal.rewrite(&bodies) {
             Ok(()) => self.compact = self.journal.len(),
             // It goes on growing, and is tried again later.

@@ -1,7 +1,13 @@
 //! A successor takes over what the ledger tells of a dead daemon's open files.
 
+mod waiting;
+
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 use super::Engine;
 use super::ledger::{OpenFile, RESENT, Source};
@@ -12,6 +18,8 @@ use crate::keeper::Kept;
 use crate::memory::MemoryView;
 use crate::pins::Pinned;
 use crate::store::{Found, Metadata};
+use crate::stragglers::each;
+pub use waiting::Waiting;
 
 /// What was taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,41 +28,88 @@ pub struct Recovered {
     pub files: usize,
     /// Nodes that could not be taken over; the log says why.
     pub set_aside: usize,
+    /// Nodes whose files do not answer yet.
+    pub waiting: usize,
+}
+
+/// What all nodes are taken over from.
+struct Taking {
+    engine: Arc<Engine>,
+    left: AtomicUsize,
+    kept: Mutex<Kept>,
+    recovered: Mutex<Recovered>,
+}
+
+impl Taking {
+    fn take(&self, id: u64, files: &[OpenFile], passed: &impl Fn(&Content, u32)) {
+        let engine = &self.engine;
+        match engine.recover_node(files, &self.kept, passed) {
+            Ok(()) => self.recovered.lock().files += files.len(),
+            Err(error) => {
+                log::error!("node {id} is set aside, and its users get errors: {error}");
+                engine.nodes.abandon(id);
+                self.recovered.lock().set_aside += 1;
+            }
+        }
+        engine.waiting.end(id);
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            engine.pins.forget_rest(std::mem::take(&mut self.kept.lock()));
+        }
+    }
 }
 
 impl Engine {
     /// Before the first request. What cannot be taken over is reported and left alone; whoever has it
-    /// open gets errors, and all others are served. `passed` is told of each content that the
-    /// kernel moves by itself, and under which name.
-    pub fn recover(&self, mut kept: Kept, passed: impl Fn(&Content, u32)) -> Recovered {
+    /// open gets errors, and all others are served. What waits for a file is taken over when that
+    /// answers. `passed` is told of each content that the kernel moves by itself, and under which name.
+    pub fn recover(
+        self: &Arc<Self>,
+        kept: Kept,
+        passed: impl Fn(&Content, u32) + Send + Sync + 'static,
+    ) -> Recovered {
         let (directories, looked_up, files) = self
             .recorder
             .read(|ledger| (ledger.directories.clone(), ledger.looked_up.clone(), ledger.open.clone()));
-        let mut recovered = Recovered::default();
+        let known_directories = directories.len();
         for (id, path) in directories {
             self.nodes.restore(id, What::Directory { path }, None);
-            recovered.directories += 1;
         }
-        let mut by_node = std::collections::BTreeMap::<u64, Vec<OpenFile>>::new();
+        let mut by_node = BTreeMap::<u64, Vec<OpenFile>>::new();
         for file in files.into_values() {
             by_node.entry(file.node).or_default().push(file);
         }
-        for (id, files) in by_node {
-            match self.recover_node(&files, &mut kept, &passed) {
-                Ok(()) => recovered.files += files.len(),
-                Err(error) => {
-                    log::error!("node {id} is set aside, and its users get errors: {error}");
-                    recovered.set_aside += 1;
-                }
-            }
+        let looked_up = looked_up.into_iter().filter(|(id, _)| !by_node.contains_key(id));
+        let looked_up: Vec<(u64, What)> = looked_up.collect();
+        for (id, files) in &by_node {
+            self.begin_node(*id, files);
         }
-        for (id, what) in looked_up {
-            if self.nodes.get(id).is_none() {
-                self.look_up_again(id, what);
-            }
+        let known = Arc::new(Taking {
+            engine: self.clone(),
+            left: AtomicUsize::new(by_node.len()),
+            kept: Mutex::new(kept),
+            recovered: Mutex::new(Recovered { directories: known_directories, ..Recovered::default() }),
+        });
+        if by_node.is_empty() {
+            self.pins.forget_rest(std::mem::take(&mut known.kept.lock()));
         }
-        self.pins.forget_rest(kept);
-        recovered
+        let taking = known.clone();
+        let waiting =
+            each(by_node, move |(id, files): (u64, Vec<OpenFile>)| taking.take(id, &files, &passed));
+        // It may wait for files as well.
+        let engine = self.clone();
+        each(looked_up, move |(id, what)| engine.look_up_again(id, what));
+        let recovered = *known.recovered.lock();
+        Recovered { waiting, ..recovered }
+    }
+
+    /// So that no LOOKUP gives the view another node.
+    fn begin_node(&self, id: u64, files: &[OpenFile]) {
+        let Some(first) = files.first() else { return };
+        let node = self.nodes.restore(id, first.what.clone(), None);
+        if self.recorder.read(|ledger| ledger.retired.contains_key(&id)) {
+            self.nodes.hide(&node);
+        }
+        self.waiting.begin(files);
     }
 
     /// One that is not what it was any more is left out: it gets ESTALE, as it would have.
@@ -72,18 +127,17 @@ impl Engine {
     fn recover_node(
         &self,
         files: &[OpenFile],
-        kept: &mut Kept,
+        kept: &Mutex<Kept>,
         passed: &impl Fn(&Content, u32),
     ) -> Result<()> {
         let Some(first) = files.first() else { return Ok(()) };
+        let node = self.nodes.get(first.node).ok_or_else(|| Error::Stale("it is gone".into()))?;
+        let _opening = node.opening.lock();
         let (content, metadata) = self.content_again(first, kept)?;
         if let Some(backing) = first.backing {
             passed(&content, backing);
         }
-        let node = self.nodes.restore(first.node, first.what.clone(), Some(metadata));
-        if self.recorder.read(|ledger| ledger.retired.contains_key(&node.id)) {
-            self.nodes.hide(&node);
-        }
+        *node.metadata.lock() = Some(metadata);
         {
             let mut state = node.state.lock();
             state.opens = files.len() as u64;
@@ -105,7 +159,7 @@ impl Engine {
         Ok(())
     }
 
-    fn content_again(&self, file: &OpenFile, kept: &mut Kept) -> Result<(Content, Metadata)> {
+    fn content_again(&self, file: &OpenFile, kept: &Mutex<Kept>) -> Result<(Content, Metadata)> {
         let (template, private) = match &file.what {
             What::Rom { template, .. } | What::Template { template } => (template, None),
             What::Private(private) => (&private.template, Some(private)),
@@ -130,7 +184,7 @@ impl Engine {
                 private.uid,
                 private.gid,
                 &self.keeper,
-                kept,
+                &mut kept.lock(),
             )?)),
             (Source::View, Some(private)) => Content::View(self.view_again(file.node, private, &pinned)?),
             _ => Content::Template(pinned),
@@ -178,7 +232,13 @@ impl Engine {
             Content::Memory(view) => Plane::Memory(view.clone()),
             Content::Authored(_) => Plane::Cached { keep: false },
         };
-        Ok(Some(Opened { handle, plane, backing: open.backing, drop_cache: false }))
+        Ok(Some(Opened {
+            handle,
+            plane,
+            backing: open.backing,
+            drop_cache: false,
+            inspection: open.inspection,
+        }))
     }
 }
 

@@ -173,6 +173,15 @@ impl Engine {
         Some(view)
     }
 
+    /// As [`Self::template_data`], where no file must be asked for it.
+    pub fn known_template_data(&self, view: &ViewSnapshot) -> Option<Option<u64>> {
+        match self.nodes.get(view.node?)?.content().0? {
+            Content::Template(pinned) => pinned.known_data_bytes(),
+            Content::View(view) => view.pinned.known_data_bytes(),
+            Content::Authored(_) | Content::Memory(_) => None,
+        }
+    }
+
     /// Of a view's template, what is no hole; None where it cannot be read. Reads the template's
     /// layout once while it is pinned.
     pub fn template_data(&self, view: &ViewSnapshot) -> Option<u64> {
@@ -219,7 +228,7 @@ impl Engine {
     pub fn page_runs(&self, snapshot: &ViewSnapshot) -> Option<Vec<PageRun>> {
         let content = snapshot.node.and_then(|node| self.nodes.get(node)?.state.lock().content.clone());
         match (content, Label::new(snapshot.id.as_bytes())) {
-            (Some(Content::View(view)), _) => Some(view.overlay.page_runs()),
+            (Some(Content::View(view)), _) => view.overlay.page_runs(),
             (Some(Content::Memory(memory)), _) => memory.page_runs().ok(),
             (None, Some(name)) if snapshot.node.is_none() => self.views.page_runs_at_rest(&name).ok(),
             _ => Some(vec![(0, snapshot.size.div_ceil(PAGE), State::Template)]),
@@ -231,17 +240,12 @@ impl Engine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Child {
     Directory(PathBuf),
-    Template {
-        /// As it is written in a path of the mount.
-        name: String,
-        size_bytes: u64,
-        data_bytes: Option<u64>,
-    },
+    Template { path: PathBuf, identity: Identity },
 }
 
 impl Engine {
-    /// What of a directory of the store `caller` may see; nothing where it may not list it.
-    pub fn children(&self, caller: &Caller, directory: &Path) -> Vec<Child> {
+    /// The names in a directory of the store; none where `caller` may not list it.
+    pub fn children(&self, caller: &Caller, directory: &Path) -> Vec<PathBuf> {
         let may_list = match self.store.find(directory) {
             Ok(Found::Directory(metadata)) => self.check(caller, directory, &metadata, READ | SEARCH).is_ok(),
             _ => false,
@@ -250,23 +254,23 @@ impl Engine {
             return Vec::new();
         }
         let listed = self.store.list(directory).unwrap_or_default();
-        listed.into_iter().filter_map(|listed| self.child(caller, directory, listed.name)).collect()
+        listed.into_iter().map(|listed| directory.join(OsString::from_vec(listed.name))).collect()
     }
 
-    fn child(&self, caller: &Caller, directory: &Path, name: Vec<u8>) -> Option<Child> {
-        let path = directory.join(OsString::from_vec(name));
+    /// What `caller` may see at a path of the store.
+    pub fn child(&self, caller: &Caller, path: PathBuf) -> Option<Child> {
         match self.store.find(&path).ok()? {
             Found::Directory(_) => Some(Child::Directory(path)),
             Found::Template(metadata, identity) => {
                 self.check(caller, &path, &metadata, READ).ok()?;
-                let pinned = self.pins.pin(self.store.as_ref(), &path, &identity).ok();
-                Some(Child::Template {
-                    name: written(path.as_os_str().as_bytes()),
-                    size_bytes: identity.size,
-                    data_bytes: pinned.and_then(|pinned| pinned.data_bytes()),
-                })
+                Some(Child::Template { path, identity })
             }
         }
+    }
+
+    /// Of a template, what is no hole; None where it cannot be read.
+    pub fn data_of(&self, path: &Path, identity: &Identity) -> Option<u64> {
+        self.pins.pin(self.store.as_ref(), path, identity).ok()?.data_bytes()
     }
 }
 

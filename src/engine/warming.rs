@@ -255,7 +255,8 @@ impl Engine {
     pub(super) fn teach(&self, node: &Node, private: &PrivateRef, content: Option<&Content>) {
         let (Some(Content::View(view)), None) = (content, &private.view) else { return };
         let own = |(first, count, state)| (state == PageState::Private).then_some(first..first + count);
-        let written = view.overlay.page_runs().into_iter().filter_map(own).collect();
+        let runs = view.overlay.page_runs().unwrap_or_default();
+        let written = runs.into_iter().filter_map(own).collect();
         self.tell(Lesson::Closed { node: node.id, template: private.template.clone(), written });
     }
 

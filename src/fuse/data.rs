@@ -15,6 +15,11 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Of this thread, which may rest for long.
+pub fn let_go_of_buffer() {
+    BUFFER.take();
+}
+
 impl Adapter {
     pub fn read_view(&self, request: &Request, handle: u64, offset: u64, size: usize, reply: ReplyData) {
         BUFFER.with_borrow_mut(|buffer| {

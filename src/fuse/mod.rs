@@ -9,68 +9,37 @@ macro_rules! try_reply {
     };
 }
 
+mod adapter;
 mod convert;
 mod data;
 mod directories;
 mod init;
+mod loops;
 mod open;
 mod xattr;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
-    LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use crate::control::{Attribute, Control};
-use crate::engine::{Allocate, Changes, DirectoryEntry, Engine, Released};
+use crate::engine::{Allocate, Changes, Released};
 use crate::errands;
-use crate::error::Result;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
-use directories::Directories;
 use open::access;
 
-pub struct Adapter {
-    engine: Arc<Engine>,
-    control: Arc<Control>,
-    state_directory: PathBuf,
-    attributes: bool,
-    /// The connection to the kernel.
-    device: Arc<OwnedFd>,
-    notifier: Arc<OnceLock<Notifier>>,
-    directories: Directories,
-}
-
-impl Adapter {
-    /// `notifier` is set once the session is there.
-    pub fn new(
-        engine: Arc<Engine>,
-        control: Arc<Control>,
-        device: Arc<OwnedFd>,
-        notifier: Arc<OnceLock<Notifier>>,
-    ) -> Self {
-        let state_directory = engine.views().directory().to_owned();
-        let directories = Directories::new(engine.takeovers());
-        Self { engine, control, state_directory, attributes: false, device, notifier, directories }
-    }
-
-    /// What a directory holds, as it was when it was opened.
-    fn entries(&self, request: &Request, ino: INodeNo, handle: u64) -> Result<Arc<Vec<DirectoryEntry>>> {
-        self.directories.entries(handle, || match Control::owns(ino.0) {
-            true => self.control.list(&caller(request), ino.0),
-            false => self.engine.list(&caller(request), ino.0),
-        })
-    }
-}
+pub use adapter::Adapter;
+pub use loops::Loops;
 
 /// Operations that could do nothing but make, move or remove a name: what stands before the name
 /// and after it, and the reply.
@@ -94,11 +63,15 @@ macro_rules! refuse_new_names {
 /// FLUSH and FSYNCDIR, keeps locks by itself and copies by reading and writing.
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.attributes = init::settle(config, &self.engine)?;
+        if self.is_added {
+            return Ok(());
+        }
+        self.attributes.store(init::settle(config, &self.engine)?, Ordering::Relaxed);
         Ok(())
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _at_work = self.begin();
         let (caller, parent, name) = (caller(request), parent.0, name.as_bytes());
         let found = match Control::owns_entry(parent, name) {
             true => self.control.lookup(&caller, parent, name),
@@ -114,6 +87,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        let _at_work = self.begin();
         match Control::owns(ino.0) {
             true => self.control.forget(ino.0, lookups),
             false => self.engine.forget(ino.0, lookups),
@@ -121,6 +95,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let _at_work = self.begin();
         let shown = match Control::owns(ino.0) {
             true => self.control.getattr(ino.0),
             false => self.engine.getattr(&caller(request), ino.0),
@@ -147,6 +122,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _at_work = self.begin();
         let changes = Changes { size, mode, uid, gid, mtime: mtime.map(time) };
         let changed = self.engine.setattr(&caller(request), ino.0, handle.map(|h| h.0), &changes);
         let attributes = try_reply!(reply, "setattr", request, changed);
@@ -154,6 +130,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _at_work = self.begin();
         if Control::owns(ino.0) {
             return self.open_control(caller(request), ino.0, reply);
         }
@@ -174,6 +151,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _at_work = self.begin();
         if Control::owns(handle.0) {
             let data = try_reply!(reply, "read", request, self.control.read(handle.0, offset, size as usize));
             return reply.data(&data);
@@ -193,6 +171,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _at_work = self.begin();
         if Control::owns(handle.0) {
             try_reply!(reply, "write", request, self.control.write(handle.0, offset, data));
             return reply.written(data.len() as u32);
@@ -211,6 +190,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _at_work = self.begin();
         if Control::owns(handle.0) {
             self.control.release(handle.0);
             return reply.ok();
@@ -230,6 +210,7 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _at_work = self.begin();
         let synced = match Control::owns(handle.0) {
             true => self.control.commit(handle.0),
             false => self.engine.sync(handle.0),
@@ -248,6 +229,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _at_work = self.begin();
         let done =
             Allocate::from_mode(mode).and_then(|how| self.engine.allocate(handle.0, offset, length, how));
         try_reply!(reply, "fallocate", request, done);
@@ -263,6 +245,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _at_work = self.begin();
         let (Ok(offset), Some(whence)) = (u64::try_from(offset), seek_whence(whence)) else {
             return reply.error(Errno::EINVAL);
         };
@@ -270,6 +253,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _at_work = self.begin();
         let (caller, parent, name) = (caller(request), parent.0, name.as_bytes());
         let removed = match Control::owns(parent) {
             true => self.control.unlink(&caller, parent, name, request.unique().0),
@@ -280,6 +264,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _at_work = self.begin();
         let handle = self.directories.next_handle();
         try_reply!(reply, "opendir", request, self.entries(request, ino, handle));
         reply.opened(FileHandle(handle), FopenFlags::empty());
@@ -293,6 +278,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
+        let _at_work = self.begin();
         let entries = try_reply!(reply, "readdir", request, self.entries(request, ino, handle.0));
         directories::answer(ino, &entries, offset, reply);
     }
@@ -310,6 +296,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _at_work = self.begin();
         self.room(reply);
     }
 

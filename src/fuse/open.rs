@@ -42,11 +42,15 @@ pub fn answer(opened: Opened, reply: ReplyOpen) {
             |reply: ReplyOpen, id: &_| reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, id);
         return sys::with_backing(reply, backing, answer);
     }
-    let flags = match opened.plane {
+    let mut flags = match opened.plane {
         Plane::Template(_) => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
         Plane::Cached { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
         Plane::Cached { keep: false } | Plane::Memory(_) => FopenFlags::empty(),
     };
+    if opened.inspection {
+        // The kernel would write the view back when this file is closed.
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
     reply.opened(handle, flags);
 }
 

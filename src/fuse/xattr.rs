@@ -8,6 +8,8 @@
 //! of the three (views.rs, Views::change_owner), and a template that has is not written
 //! (engine/open.rs). ENOSYS for one name would end all attributes of a mount.
 
+use std::sync::atomic::Ordering;
+
 use fuser::{Errno, InitFlags, KernelConfig, ReplyXattr, Request};
 
 use super::Adapter;
@@ -27,7 +29,7 @@ pub fn negotiate(config: &mut KernelConfig) -> bool {
 
 impl Adapter {
     pub fn attribute(&self, request: &Request, node: u64, name: &[u8], size: u32, reply: ReplyXattr) {
-        if !self.attributes {
+        if !self.attributes.load(Ordering::Relaxed) {
             return reply.error(Errno::ENOSYS);
         }
         let figure = match Attribute::parse(name) {
@@ -40,7 +42,7 @@ impl Adapter {
     }
 
     pub fn attribute_names(&self, request: &Request, node: u64, size: u32, reply: ReplyXattr) {
-        if !self.attributes {
+        if !self.attributes.load(Ordering::Relaxed) {
             return reply.error(Errno::ENOSYS);
         }
         let (control, caller) = (self.control.clone(), caller(request));

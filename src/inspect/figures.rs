@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::cache::Cached;
 use super::looks::{Looks, has_ended};
+use super::patience::{Patience, Subject};
 use super::processes::Mapper;
 use super::resident::{Resident, covered};
 use super::{OpenerReport, ProcessReport, ViewReport};
@@ -30,7 +32,8 @@ pub fn is_looked_at(name: &str) -> bool {
 
 /// Puts together the figures of several views.
 pub struct Figures<'a> {
-    engine: &'a Engine,
+    engine: &'a Arc<Engine>,
+    patience: Patience<Option<u64>>,
     looks: Option<Looks>,
     /// By template: reading the layout of one that nobody has open takes its time.
     data: HashMap<(PathBuf, Identity), Option<u64>>,
@@ -47,8 +50,8 @@ struct Copied {
 impl<'a> Figures<'a> {
     /// Without looks, what only these tell is unknown of a view in use; one that nobody has open
     /// is in no process and no page cache.
-    pub fn new(engine: &'a Engine, looks: Option<Looks>) -> Self {
-        Self { engine, looks, data: HashMap::new() }
+    pub fn new(engine: &'a Arc<Engine>, looks: Option<Looks>) -> Self {
+        Self { engine, patience: Patience::new(), looks, data: HashMap::new() }
     }
 
     pub fn view(&mut self, view: ViewSnapshot, cache: Option<Cached>) -> ViewReport {
@@ -115,17 +118,19 @@ impl<'a> Figures<'a> {
         }
     }
 
-    /// Views of one template that are open share its pin, so that it is read once; of those that
-    /// are not, each would read it again.
+    /// The views of one template that are open share its pin, which knows it once it was read; of
+    /// those that are not, each would read it again.
     fn template_data(&mut self, view: &ViewSnapshot) -> Option<u64> {
-        if view.node.is_some() {
-            return self.engine.template_data(view);
+        if let Some(known) = self.engine.known_template_data(view) {
+            return known;
         }
         let key = view.template_key();
         if let Some(known) = self.data.get(&key) {
             return *known;
         }
-        let data = self.engine.template_data(view);
+        let subject = Subject::Template(key.1.file());
+        let (engine, view) = (self.engine.clone(), view.clone());
+        let data = self.patience.look(subject, move || engine.template_data(&view)).flatten();
         self.data.insert(key, data);
         data
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::patience::Patience;
+use super::patience::{Patience, Subject};
 use super::processes::{Mapper, Mappers};
 use super::resident::{Resident, residents};
 use crate::access::Caller;
@@ -46,7 +46,10 @@ impl Looks {
             }
             for files in files.chunks(AT_ONCE) {
                 let mappers: Vec<Mapper> = files.iter().map(|(_, mapper)| mapper.clone()).collect();
-                let Some(Ok(found)) = patience.look(pid, move || residents(&mappers)) else { break };
+                let Some(Ok(found)) = patience.look(Subject::Process(pid), move || residents(&mappers))
+                else {
+                    break;
+                };
                 looks.found.extend(files.iter().map(|(node, _)| (pid, *node)).zip(found));
             }
         }

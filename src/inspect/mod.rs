@@ -15,6 +15,7 @@ mod templates;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use cache::answer as answer_page_cache;
 pub use figures::is_looked_at;
@@ -29,6 +30,10 @@ use crate::mount::Device;
 use cache::{Cached, Wanted};
 use figures::Figures;
 use looks::Looks;
+use patience::{Patience, Subject};
+
+/// How much longer a look at the page cache may take for each file.
+const A_LOOK: Duration = Duration::from_millis(20);
 
 /// Looks at the views of one mount.
 pub struct Inspector {
@@ -86,10 +91,17 @@ impl Inspector {
         let pids = |view: &ViewSnapshot| view.openers.iter().map(|opener| opener.pid).collect();
         let wanted: Vec<Wanted> =
             views.iter().filter(own).filter_map(|view| Some((view.node?, pids(view)))).collect();
-        let found = cache::look(&self.engine, &self.mountpoint, &wanted).unwrap_or_else(|error| {
-            log::warn!("the page cache of views is unknown: {error}");
-            vec![None; wanted.len()]
-        });
+        let (engine, mountpoint, count) = (self.engine.clone(), self.mountpoint.clone(), wanted.len());
+        let look = move || cache::look(&engine, &mountpoint, &wanted);
+        let mut patience = Patience::new().longer(A_LOOK * count as u32);
+        let found = match patience.look(Subject::PageCache, look) {
+            Some(Ok(found)) => found,
+            Some(Err(error)) => {
+                log::warn!("the page cache of views is unknown: {error}");
+                vec![None; count]
+            }
+            None => vec![None; count],
+        };
         let mut found = found.into_iter();
         let next = |view| if own(&view) { found.next().flatten() } else { Some(Cached::default()) };
         views.iter().map(next).collect()
@@ -99,7 +111,9 @@ impl Inspector {
     pub fn metrics(&self, caller: &Caller) -> String {
         // What others did is theirs to know, and root's, and whose mount it is.
         let sees_all = caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw();
-        let state = rustix::fs::statvfs(self.engine.views().directory()).ok();
+        let directory = self.engine.views().directory().to_owned();
+        let room = move || rustix::fs::statvfs(&directory).ok();
+        let state = Patience::new().look(Subject::StateDirectory, room).flatten();
         metrics::render(&metrics::Figures {
             report: self.report(caller),
             totals: if sees_all { self.engine.totals().to_vec() } else { Vec::new() },

@@ -1,7 +1,9 @@
-//! Looking at a process may take as long as its page faults do: reading its mappings waits for
-//! its mmap lock. One that is stuck must not hold up those who look at the others.
+//! A look may take any time: reading a process's mappings waits for its mmap lock, which it holds
+//! during its page faults, and a file of the store may not answer. What is stuck must not hold up those
+//! who look at the rest.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,15 +12,27 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// How long one process may take to be looked at.
+/// How long one look may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Processes whose look was given up, and whether it has come to an end since.
-static STUCK: Mutex<BTreeMap<u32, Arc<AtomicBool>>> = Mutex::new(BTreeMap::new());
+/// What is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    Process(u32),
+    /// A path of the store.
+    Path(PathBuf),
+    /// The layout of a template's file.
+    Template((u64, u64)),
+    StateDirectory,
+    PageCache,
+}
+
+/// Looks that were given up, and whether each has come to an end since.
+static STUCK: Mutex<BTreeMap<Subject, Arc<AtomicBool>>> = Mutex::new(BTreeMap::new());
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// Runs looks at processes on a thread of its own; a thread that gets stuck is left behind.
+/// Runs looks on a thread of its own; a thread that gets stuck is left behind.
 pub struct Patience<T> {
     worker: Option<(Sender<Job<T>>, Receiver<T>)>,
     limit: Duration,
@@ -29,9 +43,15 @@ impl<T: Send + 'static> Patience<T> {
         Self { worker: None, limit: LIMIT }
     }
 
-    /// None where the process is stuck.
-    pub fn look(&mut self, pid: u32, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        if is_stuck(pid) {
+    /// For looks at much at once.
+    pub fn longer(mut self, by: Duration) -> Self {
+        self.limit += by;
+        self
+    }
+
+    /// None where this is stuck.
+    pub fn look(&mut self, subject: Subject, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if is_stuck(&subject) {
             return None;
         }
         let (jobs, results) = match self.worker.take() {
@@ -52,7 +72,7 @@ impl<T: Send + 'static> Patience<T> {
                 Some(result)
             }
             Err(_) => {
-                STUCK.lock().insert(pid, over);
+                STUCK.lock().insert(subject, over);
                 None
             }
         }
@@ -73,12 +93,12 @@ fn start<T: Send + 'static>() -> Option<(Sender<Job<T>>, Receiver<T>)> {
     Some((jobs, results))
 }
 
-fn is_stuck(pid: u32) -> bool {
+fn is_stuck(subject: &Subject) -> bool {
     let mut stuck = STUCK.lock();
-    match stuck.get(&pid) {
+    match stuck.get(subject) {
         None => false,
         Some(over) if over.load(Ordering::Acquire) => {
-            stuck.remove(&pid);
+            stuck.remove(subject);
             false
         }
         Some(_) => true,
@@ -94,20 +114,24 @@ mod tests {
         let mut patience = Patience::new();
         let (release, wait) = channel::<()>();
         patience.limit = Duration::from_secs(60);
-        assert_eq!(patience.look(1_000_000_001, || 1), Some(1));
+        assert_eq!(patience.look(Subject::Process(1_000_000_001), || 1), Some(1));
         patience.limit = Duration::from_millis(10);
-        let stuck = patience.look(1_000_000_002, move || {
+        let stuck = patience.look(Subject::Process(1_000_000_002), move || {
             let _ = wait.recv();
             2
         });
         assert_eq!(stuck, None);
         patience.limit = Duration::from_secs(60);
-        assert_eq!(patience.look(1_000_000_001, || 3), Some(3), "the others are looked at");
-        assert_eq!(patience.look(1_000_000_002, || 4), None, "no thread piles up behind it");
+        assert_eq!(patience.look(Subject::Process(1_000_000_001), || 3), Some(3), "the others are looked at");
+        assert_eq!(
+            patience.look(Subject::Process(1_000_000_002), || 4),
+            None,
+            "no thread piles up behind it"
+        );
         drop(release);
         let later = std::iter::repeat_with(|| {
             thread::sleep(Duration::from_millis(1));
-            patience.look(1_000_000_002, || 5)
+            patience.look(Subject::Process(1_000_000_002), || 5)
         });
         assert_eq!(later.take(10_000).flatten().next(), Some(5));
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::makedev;
 
-use super::patience::Patience;
+use super::patience::{Patience, Subject};
 use crate::mount::Device;
 
 /// One address range that maps a file of the mount.
@@ -86,7 +86,7 @@ impl Mappers {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
-            match patience.look(pid, move || std::fs::read(format!("/proc/{pid}/maps"))) {
+            match patience.look(Subject::Process(pid), move || std::fs::read(format!("/proc/{pid}/maps"))) {
                 Some(Ok(text)) => found.take(pid, &text, device),
                 Some(Err(e)) if e.kind() != std::io::ErrorKind::PermissionDenied => {}
                 _ => {

@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 
 pub struct MapFile {
     file: DiskFile,
+    /// Held while the record is written.
+    changing: Mutex<()>,
+    /// As they are written; never held while a file is waited for.
     copies: Mutex<Copies>,
 }
 
@@ -37,7 +40,7 @@ impl MapFile {
         };
         let file =
             make().map_err(|e: io::Error| Error::io(format!("{}: cannot be made", path.display()), e))?;
-        Ok(Self { file, copies: Mutex::new(copies) })
+        Ok(Self { file, changing: Mutex::default(), copies: Mutex::new(copies) })
     }
 
     pub fn open(path: &Path) -> Result<Self> {
@@ -61,7 +64,7 @@ impl MapFile {
                 "{shown}: one of two copies of this view's record is torn or damaged; the other one is used"
             );
         }
-        Ok(Self { file, copies: Mutex::new(copies) })
+        Ok(Self { file, changing: Mutex::default(), copies: Mutex::new(copies) })
     }
 
     pub fn record(&self) -> Record {
@@ -80,12 +83,12 @@ impl MapFile {
 
     /// All of it or nothing; what failed may have happened.
     pub fn change_record(&self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
-        let mut copies = self.copies.lock();
-        let mut record = copies.copy.record.clone();
+        let _changing = self.changing.lock();
+        let mut record = self.record();
         change(&mut record);
-        let (next, bytes) = copies.next(record, Boot::current()).map_err(io::Error::other)?;
+        let (next, bytes) = self.copies.lock().next(record, Boot::current()).map_err(io::Error::other)?;
         self.file.write_at(&bytes, next.at as u64)?;
-        *copies = next;
+        *self.copies.lock() = next;
         Ok(())
     }
 

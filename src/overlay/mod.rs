@@ -15,21 +15,21 @@ mod files;
 mod map_file;
 mod pages;
 mod record;
+mod shape;
 mod synced;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use parking_lot::{RwLock, RwLockWriteGuard};
 use rustix::io::Errno;
 
 pub use files::{Lasts, ViewFiles, peek, remove as remove_files, rename as rename_files};
 pub use map_file::foreign;
 pub use pages::{PAGE, PageMap, State};
 pub use record::{Extent, Record, RecordError};
+use shape::{Change, Shape, Shaped, Unfinished};
 
 use crate::steps::step;
 use crate::store::Template;
@@ -77,33 +77,8 @@ pub struct Usage {
 pub struct Overlay {
     template: Arc<dyn Template>,
     backing: Arc<dyn Backing>,
-    shape: RwLock<Shape>,
+    shape: Shaped,
     template_is_on_disk: OnceLock<()>,
-}
-
-struct Shape {
-    extent: Extent,
-    pages: PageMap,
-    mtime: SystemTime,
-    unfinished: Unfinished,
-}
-
-/// What a backing that failed left half done.
-#[derive(Default)]
-struct Unfinished {
-    /// States, by a page of their piece of the map: what is kept of them may be what failed.
-    states: BTreeSet<u64>,
-    /// There may be content and states beyond the view's end.
-    cut: bool,
-    /// Pages in which there may be content that no state claims.
-    unclaimed: Vec<Range<u64>>,
-}
-
-impl Shape {
-    /// Pages that the template may show through in.
-    fn template_pages(&self) -> u64 {
-        self.extent.template_len.div_ceil(PAGE)
-    }
 }
 
 impl Overlay {
@@ -115,7 +90,7 @@ impl Overlay {
         mtime: SystemTime,
     ) -> Self {
         let shape = Shape { extent, pages, mtime, unfinished: Unfinished::default() };
-        Self { template, backing, shape: RwLock::new(shape), template_is_on_disk: OnceLock::new() }
+        Self { template, backing, shape: Shaped::new(shape), template_is_on_disk: OnceLock::new() }
     }
 
     pub fn template(&self) -> &Arc<dyn Template> {
@@ -123,23 +98,22 @@ impl Overlay {
     }
 
     pub fn size(&self) -> u64 {
-        self.shape.read().extent.size
+        self.shape.seen().size
     }
 
     pub fn mtime(&self) -> SystemTime {
-        self.shape.read().mtime
+        self.shape.seen().mtime
     }
 
     pub fn set_mtime(&self, mtime: SystemTime) -> io::Result<()> {
-        let mut shape = self.shape.write();
+        let mut shape = self.shape.change();
         self.backing.keep_mtime(mtime)?;
         shape.mtime = mtime;
         Ok(())
     }
 
     pub fn usage(&self) -> Usage {
-        let shape = self.shape.read();
-        Usage { private_bytes: shape.pages.private() * PAGE, zero_bytes: shape.pages.zero() * PAGE }
+        self.shape.seen().usage
     }
 
     /// Reads up to `buf.len()` bytes; fewer only at the end of the view.
@@ -274,10 +248,11 @@ impl Overlay {
         Ok(size)
     }
 
-    /// The states of all pages, as runs: first page, how many, their state.
-    pub fn page_runs(&self) -> Vec<(u64, u64, State)> {
-        let shape = self.shape.read();
-        shape.pages.runs(shape.extent.size.div_ceil(PAGE))
+    /// The states of all pages, as runs: first page, how many, their state. None while a change
+    /// waits for a file.
+    pub fn page_runs(&self) -> Option<Vec<(u64, u64, State)>> {
+        let shape = self.shape.read_soon()?;
+        Some(shape.pages.runs(shape.extent.size.div_ceil(PAGE)))
     }
 
     /// What was written before is there after a power cut, where the backing outlives one.
@@ -287,7 +262,7 @@ impl Overlay {
             let _ = self.template_is_on_disk.set(());
         }
         if self.backing.is_unsure() {
-            let _alone = self.shape.write();
+            let _alone = self.shape.change();
             self.backing.write_again()?;
         }
         self.backing.sync()
@@ -303,8 +278,8 @@ impl Overlay {
     }
 
     /// Before each change.
-    fn change(&self) -> io::Result<RwLockWriteGuard<'_, Shape>> {
-        let mut shape = self.shape.write();
+    fn change(&self) -> io::Result<Change<'_>> {
+        let mut shape = self.shape.change();
         self.finish(&mut shape)?;
         Ok(shape)
     }

@@ -27,6 +27,8 @@ pub struct Options {
     pub arguments: Vec<&'static str>,
     /// What the daemon finds in its environment.
     pub environment: Option<(&'static str, PathBuf)>,
+    /// Instead of a directory of its own.
+    pub store: Option<PathBuf>,
     /// Instead of a directory beside the store.
     pub state: Option<PathBuf>,
 }
@@ -83,7 +85,7 @@ impl Mounted {
             }
         });
         let mut mounted = Self {
-            store: at("store"),
+            store: options.store.clone().unwrap_or_else(|| at("store")),
             mountpoint,
             state: options.state.clone().unwrap_or_else(|| at("state")),
             log: at("log"),

@@ -56,9 +56,13 @@ impl Nodes {
         metadata: Option<Metadata>,
         warmth: Warmth,
     ) -> Result<Option<Arc<Node>>> {
-        let _index = self.index.lock();
-        let Some(node) = self.get(id).filter(|_| self.is_warm(id)) else { return Ok(None) };
         self.record_lookup(id, &what)?;
+        let index = self.index.lock();
+        let Some(node) = self.get(id).filter(|_| self.is_warm(id)) else {
+            drop(index);
+            self.record_forgotten(id, &what);
+            return Ok(None);
+        };
         node.lookups.fetch_add(1, Ordering::Relaxed);
         Ok(Some(self.replace(&node, what, metadata, Some(warmth))))
     }
@@ -86,7 +90,6 @@ impl Nodes {
         let Some(warmth) = &node.warmth else { return Forgotten::Kept };
         match (lookups, left) {
             (1, WARM_LOOKUPS) if is_untouched(node) => {
-                self.record_forgotten(node);
                 self.replace(node, What::Warm { template: warmth.template.clone() }, None, None);
                 return Forgotten::Unused(node.id, warmth.clone());
             }

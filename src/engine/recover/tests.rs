@@ -22,7 +22,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new() -> (Self, Engine) {
+    fn new() -> (Self, Arc<Engine>) {
         let temporary = || tempfile::tempdir().unwrap();
         let fixture = Self { store: temporary(), state: temporary(), records: temporary() };
         std::fs::create_dir(fixture.store.path().join("dir")).unwrap();
@@ -38,16 +38,16 @@ impl Fixture {
         self.records.path().join("journal")
     }
 
-    fn engine(&self, recorder: Recorder) -> Engine {
+    fn engine(&self, recorder: Recorder) -> Arc<Engine> {
         let store = DirectoryStore::open(self.store.path()).unwrap();
         let retired = recorder.read(|ledger| ledger.retired.clone());
         let views = Views::load(self.state.path(), &recorder.open_nodes(), &retired).unwrap();
         let policy = Options { allow_template_writes: true, ..Options::default() };
-        Engine::new(Box::new(store), views, policy, Arc::new(recorder), Arc::default())
+        Arc::new(Engine::new(Box::new(store), views, policy, Arc::new(recorder), Arc::default()))
     }
 
     /// As after kill -9: nothing of the old one is tidied up.
-    fn successor(&self, dead: Engine) -> (Engine, Recovered) {
+    fn successor(&self, dead: Arc<Engine>) -> (Arc<Engine>, Recovered) {
         std::mem::forget(dead);
         let engine = self.engine(Recorder::take_over(&self.journal()).unwrap());
         let recovered = engine.recover(Kept::new(), |_, _| {});
@@ -92,7 +92,7 @@ fn open_files_go_on_under_their_handles_and_nodes() {
     engine.write(naming, 1, b"named").unwrap();
     engine.write(authoring, 0, b"template").unwrap();
     let (engine, recovered) = fixture.successor(engine);
-    assert_eq!(recovered, Recovered { directories: 1, files: 4, set_aside: 0 });
+    assert_eq!(recovered, Recovered { directories: 1, files: 4, set_aside: 0, waiting: 0 });
     assert_eq!(read(&engine, writing, 9), b"TprivateT");
     assert_eq!(read(&engine, naming, 7), b"TnamedT");
     assert_eq!(read(&engine, reading, 3), b"TTT");
