@@ -336,7 +336,9 @@ fn nothing_is_lost_while_the_daemon_is_stopped() {
     let mut users = Users::start(&mounted, seed());
     let processes = [mounted.daemon(), mounted.serving()];
     let signal = |signal| processes.map(|process: Pid| kill_process(process, signal).unwrap());
-    thread::sleep(Duration::from_millis(200));
+    // Each has opened what it uses, and has begun.
+    let begun = || (views(&mounted).iter().filter(|view| view.opens > 0).count() >= 5).then_some(());
+    assert!(poll(Duration::from_secs(60), begun).is_some(), "they do not begin");
     signal(Signal::STOP);
     thread::sleep(Duration::from_secs(seconds));
     signal(Signal::CONT);
