@@ -35,6 +35,11 @@ pub fn read(device: Device, name: &str) -> Option<u64> {
     std::fs::read_to_string(setting(device, name)).ok()?.trim().parse().ok()
 }
 
+/// Where the settings of a mount are.
+pub fn directory(device: Device) -> PathBuf {
+    PathBuf::from(format!("/sys/class/bdi/{}:{}", device.major, device.minor))
+}
+
 fn setting(device: Device, name: &str) -> PathBuf {
-    PathBuf::from(format!("/sys/class/bdi/{}:{}/{name}", device.major, device.minor))
+    directory(device).join(name)
 }

@@ -1,6 +1,7 @@
 //! What /proc tells about the process behind a request.
 
 use crate::access::Caller;
+use crate::broker::{self, ProcessFile};
 
 /// The supplementary groups of the thread that waits for this request's answer; None where the
 /// daemon cannot see it.
@@ -19,19 +20,21 @@ pub fn process_of(thread: u32) -> u32 {
 }
 
 fn status_field(thread: u32, field: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(field)).map(str::to_owned)
+    let status = broker::read(thread, ProcessFile::Status).ok()?;
+    String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix(field)).map(str::to_owned)
 }
 
 /// The command name of a process; empty where it is unknown.
 pub fn comm(pid: u32) -> String {
-    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = broker::read(pid, ProcessFile::Comm).unwrap_or_default();
     crate::name::printable(name.trim_ascii_end())
 }
 
+/// Of the real, effective, saved and filesystem's id.
+const EFFECTIVE: usize = 1;
+
 /// Who a process runs as; None where it is gone.
 pub fn uid_of(pid: u32) -> Option<u32> {
-    std::fs::metadata(format!("/proc/{pid}"))
-        .ok()
-        .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))
+    let ids = status_field(pid, "Uid:")?;
+    ids.split_whitespace().nth(EFFECTIVE)?.parse().ok()
 }

@@ -3,12 +3,14 @@
 pub mod access;
 pub mod admit;
 mod bdi;
+mod broker;
 pub mod budget;
 mod caller;
 mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod confine;
 mod control;
 pub mod doctor;
 pub mod engine;

@@ -15,7 +15,9 @@ use signal_hook::iterator::Signals;
 
 use crate::access::Caller;
 use crate::bdi;
+use crate::broker;
 use crate::config::MountConfig;
+use crate::confine;
 use crate::control::Control;
 use crate::engine::{Content, Engine, Recorder, Recovered};
 use crate::errands;
@@ -80,6 +82,7 @@ pub fn serve(
     let listener = listener(config, before.is_some())?;
     raise_file_limit();
     let store = store(config, keeper, &mut kept)?;
+    let templates = store.roots()[0].try_clone_to_owned().map_err(|e| Error::io("store", e))?;
     let retired = recorder.read(|ledger| ledger.retired.clone());
     let profiles = Arc::new(profiles(&state, before.is_some())?);
     let views = Views::load(&state.views(), &recorder.open_nodes(), &retired)?;
@@ -97,6 +100,7 @@ pub fn serve(
         }
     };
 
+    broker::start(mountpoint)?;
     let device = match before {
         Some(device) => device,
         None => mount::attach(&config.store, mountpoint, config.allow_other)?,
@@ -104,7 +108,7 @@ pub fn serve(
     let device = Arc::new(device);
     let shown = match mount::device_of(mountpoint) {
         Ok(shown) => {
-            let _ = inspector.set(Inspector::new(engine.clone(), shown, mountpoint.clone()));
+            let _ = inspector.set(Inspector::new(engine.clone(), shown));
             Some(shown)
         }
         // It was detached while it is in use, and goes with its last user.
@@ -114,6 +118,7 @@ pub fn serve(
         }
         Err(error) => return Err(error).inspect_err(undo),
     };
+    confine(config, &templates, shown, is_successor).inspect_err(undo)?;
     let started = match is_successor {
         true => take_over(&engine, control, &device, kept, config),
         false => begin(&engine, control, &device, keeper, config),
@@ -137,7 +142,7 @@ pub fn serve(
         })?;
         let learning = start_learning(&engine, &profiles, &inspector)?;
         if engine.warms() {
-            start_warming(&engine, &profiles, notifier, mountpoint)?;
+            start_warming(&engine, &profiles, notifier)?;
         }
         obey_signals(signals, engine.clone(), mountpoint.clone())?;
         // The file of a unix socket goes when this does.
@@ -165,6 +170,22 @@ pub fn serve(
     let _ = learning.join();
     log::info!("{} is unmounted", mountpoint.display());
     ended
+}
+
+/// Guests come before it: a successor that cannot be confined serves all the same, and says so.
+fn confine(
+    config: &MountConfig,
+    templates: &OwnedFd,
+    shown: Option<mount::Device>,
+    is_successor: bool,
+) -> Result<()> {
+    match confine::confine(config, templates.as_fd(), shown) {
+        Err(error) if is_successor => {
+            log::error!("{error}; this process serves with rights that it does not need");
+            Ok(())
+        }
+        confined => confined,
+    }
 }
 
 /// Kept too: its path may lead elsewhere, or nowhere, when a successor looks.
@@ -306,15 +327,10 @@ fn start_learning(
 }
 
 /// The thread that warms nodes.
-fn start_warming(
-    engine: &Arc<Engine>,
-    profiles: &Arc<Profiles>,
-    notifier: Notifier,
-    mountpoint: &Path,
-) -> Result<()> {
+fn start_warming(engine: &Arc<Engine>, profiles: &Arc<Profiles>, notifier: Notifier) -> Result<()> {
     let kernel = errands::PageCache(notifier);
-    let (engine, profiles, mountpoint) = (engine.clone(), profiles.clone(), mountpoint.to_owned());
-    background("warm", move || warm::work(&engine, &profiles, &kernel, &mountpoint)).map(drop)
+    let (engine, profiles) = (engine.clone(), profiles.clone());
+    background("warm", move || warm::work(&engine, &profiles, &kernel)).map(drop)
 }
 
 fn background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -355,7 +371,7 @@ fn serve_metrics(listener: Listener, inspector: Arc<OnceLock<Inspector>>) -> Res
 }
 
 fn detach_quietly(mountpoint: &Path) {
-    if let Err(error) = mount::detach(mountpoint) {
+    if let Err(error) = broker::unmount(mountpoint) {
         log::error!("{error}");
     }
 }
@@ -372,7 +388,7 @@ fn obey_signals(mut signals: Signals, engine: Arc<Engine>, mountpoint: PathBuf) 
                 continue;
             }
             log::info!("signal {signal}: unmounting {}", mountpoint.display());
-            match mount::detach(&mountpoint) {
+            match broker::unmount(&mountpoint) {
                 Ok(()) => return,
                 Err(error) => {
                     log::error!("{error}");

@@ -26,6 +26,13 @@ pub const TAKE_OVER: [&str; 5] = [
 ];
 pub const CHECK: [&str; 2] = ["check 1: begun", "check 2: done"];
 
+/// Where the files are that tests arm a step with.
+#[cfg(debug_assertions)]
+pub fn directory() -> Option<std::path::PathBuf> {
+    let file = std::path::PathBuf::from(std::env::var_os(ENVIRONMENT)?);
+    file.parent().map(std::path::Path::to_owned)
+}
+
 /// Each file is for one death: who takes it away dies.
 #[cfg(debug_assertions)]
 pub fn step(name: &str) {

@@ -42,11 +42,14 @@ pub fn readonly_tree(path: &Path) -> io::Result<OwnedFd> {
     if result == 0 { Ok(tree) } else { Err(io::Error::last_os_error()) }
 }
 
+/// _IOW(229, 1, struct fuse_backing_map): three words of 4, 4 and 8 bytes.
+pub const BACKING_OPEN: libc::c_ulong = (1 << 30) | (16 << 16) | (229 << 8) | 1;
+/// _IOW(229, 2, uint32_t)
+pub const BACKING_CLOSE: libc::c_ulong =
+    (1 << 30) | ((size_of::<u32>() as libc::c_ulong) << 16) | (229 << 8) | 2;
+
 /// Lets go of a backing file that was registered on this /dev/fuse (FUSE_DEV_IOC_BACKING_CLOSE).
 pub fn close_backing(device: impl AsFd, id: u32) -> io::Result<()> {
-    /// _IOW(229, 2, uint32_t)
-    const BACKING_CLOSE: libc::c_ulong =
-        (1 << 30) | ((size_of::<u32>() as libc::c_ulong) << 16) | (229 << 8) | 2;
     // SAFETY: the kernel reads one u32 during the call.
     let result = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), BACKING_CLOSE, &raw const id) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -123,7 +126,7 @@ const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 /// _IOWR('f', 16, struct pm_scan_arg)
-const PAGEMAP_SCAN: libc::c_ulong =
+pub const PAGEMAP_SCAN: libc::c_ulong =
     (3 << 30) | ((size_of::<ScanArg>() as libc::c_ulong) << 16) | (0x66 << 8) | 16;
 
 /// Calls `found` with each run of pages in `addresses` that a process has, and what they are, in
@@ -219,4 +222,16 @@ pub fn open_node(mount: impl AsFd, node: u64, flags: OFlags) -> io::Result<File>
     }
     // SAFETY: the descriptor was just opened and nobody else knows it.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Adds a filter for the system calls of this thread and of those that it starts (seccomp(2)), with
+/// flags of SECCOMP_SET_MODE_FILTER that make it return 0. Needs no_new_privs or CAP_SYS_ADMIN.
+pub fn filter_syscalls(program: &[seccompiler::sock_filter], flags: u32) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `program` names `length` live instructions of the layout of struct sock_filter, which the
+    // kernel copies during the call; it writes none of them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

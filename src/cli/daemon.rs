@@ -25,16 +25,24 @@ pub struct ServeArgs {
     pub check: bool,
 }
 
-/// Tell what the kernel caches of views; a daemon runs this.
+/// Look and unmount for a daemon that has given up the right to; it starts this.
+#[derive(Debug, Clone, Args)]
+pub struct BrokerArgs {
+    pub mountpoint: PathBuf,
+    /// The socket to the daemon
+    pub socket: i32,
+}
+
+/// Tell what the kernel caches of views; a daemon has this run.
 #[derive(Debug, Clone, Args)]
 pub struct PageCacheArgs {
     pub mountpoint: PathBuf,
 }
 
-/// Make the kernel know nodes before they are views; a daemon runs this.
+/// Make the kernel know nodes before they are views; a daemon has this run.
 #[derive(Debug, Clone, Args)]
 pub struct WarmArgs {
     pub mountpoint: PathBuf,
-    /// Whose work it is: its end is the end of it
-    pub daemon: i32,
+    /// Who starts it: its end is the end of it
+    pub parent: i32,
 }

@@ -13,7 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use about::{CompletionsArgs, DemoArgs, ManArgs};
 pub use costs::{MapArgs, ProfileArgs, TopArgs, ViewsArgs};
-pub use daemon::{PageCacheArgs, ServeArgs, WarmArgs};
+pub use daemon::{BrokerArgs, PageCacheArgs, ServeArgs, WarmArgs};
 pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
 pub use vmm::{DoctorArgs, RunArgsArgs};
@@ -52,6 +52,8 @@ pub enum Command {
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    #[command(hide = true)]
+    Broker(BrokerArgs),
     #[command(hide = true)]
     PageCache(PageCacheArgs),
     #[command(hide = true)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::cli::Command;
 use crate::error::{Error, Result};
 
+mod broker;
 mod demo;
 mod discard;
 mod doctor;
@@ -36,6 +37,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
         Command::Mount(args) => mount::run(args),
+        Command::Broker(args) => broker::run(&args),
         Command::PageCache(args) => page_cache::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Umount(args) => umount::run(&args),

@@ -68,8 +68,27 @@ pub fn send(socket: impl AsFd, kind: u8, key: &str, descriptor: Option<BorrowedF
     }
 }
 
+/// One packet: its kind, its text and the descriptor that came with it.
+pub type Packet = (u8, String, Option<OwnedFd>);
+
 /// None where the other side is gone. A message that is none is an error.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
+    let Some((kind, key, descriptor)) = receive_packet(socket)? else { return Ok(None) };
+    match (kind, descriptor) {
+        (b'K', Some(descriptor)) => Ok(Some(Message::Keep(key, descriptor))),
+        (b'F', None) => Ok(Some(Message::Forget(key))),
+        (b'L', None) => Ok(Some(Message::List)),
+        (b'R', None) => Ok(Some(Message::Ready)),
+        (b'E', None) => Ok(Some(Message::End)),
+        (b'U', Some(descriptor)) => Ok(Some(Message::Upgrade(descriptor))),
+        (b'D', None) => Ok(Some(Message::Done(key))),
+        (b'X', None) => Ok(Some(Message::Refused(key))),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no message of templatefs")),
+    }
+}
+
+/// None where the other side is gone.
+pub fn receive_packet(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let mut bytes = [0; MAX_KEY + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -89,19 +108,8 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
         _ => None,
     });
     let descriptor = descriptors.flatten().next();
-    let Some((kind, key)) = bytes[..length].split_first() else { return Ok(None) };
-    let key = String::from_utf8_lossy(key).into_owned();
-    match (kind, descriptor) {
-        (b'K', Some(descriptor)) => Ok(Some(Message::Keep(key, descriptor))),
-        (b'F', None) => Ok(Some(Message::Forget(key))),
-        (b'L', None) => Ok(Some(Message::List)),
-        (b'R', None) => Ok(Some(Message::Ready)),
-        (b'E', None) => Ok(Some(Message::End)),
-        (b'U', Some(descriptor)) => Ok(Some(Message::Upgrade(descriptor))),
-        (b'D', None) => Ok(Some(Message::Done(key))),
-        (b'X', None) => Ok(Some(Message::Refused(key))),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "no message of templatefs")),
-    }
+    let Some((kind, text)) = bytes[..length].split_first() else { return Ok(None) };
+    Ok(Some((*kind, String::from_utf8_lossy(text).into_owned(), descriptor)))
 }
 
 #[cfg(test)]

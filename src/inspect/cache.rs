@@ -7,16 +7,16 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::processes::OpenFiles;
+use crate::broker::{Conversation, Looker};
 use crate::engine::Engine;
 use crate::mount::{self, Device};
-use crate::program;
 use crate::sys;
 
 /// Pages in the page cache, and those of them that are not written back.
@@ -30,29 +30,25 @@ pub struct Cached {
 pub type Wanted = (u64, Vec<u32>);
 
 /// Looks at these nodes of a mount, in their order; what the looker opens is no use of them.
-pub fn look(engine: &Engine, mountpoint: &Path, wanted: &[Wanted]) -> io::Result<Vec<Option<Cached>>> {
+pub fn look(engine: &Engine, wanted: &[Wanted]) -> io::Result<Vec<Option<Cached>>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let mut child = program::command()
-        .arg("page-cache")
-        .arg(mountpoint)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let _inspecting = engine.inspecting(child.id());
+    let mut looker = Conversation::begin(Looker::PageCache)?;
+    let _inspecting = engine.inspecting(looker.process);
     let mut question = String::new();
     for (node, pids) in wanted {
         let pids: String = pids.iter().map(|pid| format!(" {pid}")).collect();
         let _ = writeln!(question, "{node}{pids}");
     }
-    let mut input = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    // Written elsewhere: neither side may wait for the other to empty a full pipe.
-    let asking = std::thread::spawn(move || input.write_all(question.as_bytes()));
-    let output = child.wait_with_output()?;
+    let mut asking = looker.questions()?;
+    // Written elsewhere: neither side may wait for the other to empty what is full.
+    let asking = std::thread::spawn(move || {
+        let asked = asking.write_all(question.as_bytes());
+        asking.shutdown(Shutdown::Write).and(asked)
+    });
+    let answers = looker.rest()?;
     let _ = asking.join();
-    let answers = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut found: Vec<Option<Cached>> = answers.lines().map(parse_answer).collect();
     found.resize(wanted.len(), None);
     Ok(found)
@@ -60,13 +56,15 @@ pub fn look(engine: &Engine, mountpoint: &Path, wanted: &[Wanted]) -> io::Result
 
 /// The process that looks.
 pub fn answer(mountpoint: &Path, questions: impl BufRead, answers: impl Write) -> io::Result<()> {
+    let mut answers = BufWriter::new(answers);
+    writeln!(answers, "{}", std::process::id())?;
+    answers.flush()?;
     let device = mount::device_of(mountpoint).map_err(io::Error::other)?;
     // Only root can reach an inode by its node id.
     let root = rustix::process::geteuid().is_root();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mount = root.then(|| openat(CWD, mountpoint, flags, Mode::empty())).transpose()?;
     let mut files = OpenFiles::default();
-    let mut answers = BufWriter::new(answers);
     for line in questions.lines() {
         let cached =
             open(&line?, device, mount.as_ref(), &mut files).and_then(|file| sys::cachestat(&file).ok());

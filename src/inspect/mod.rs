@@ -13,7 +13,6 @@ mod resident;
 pub mod summary;
 mod templates;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,12 +38,11 @@ const A_LOOK: Duration = Duration::from_millis(20);
 pub struct Inspector {
     engine: Arc<Engine>,
     device: Device,
-    mountpoint: PathBuf,
 }
 
 impl Inspector {
-    pub fn new(engine: Arc<Engine>, device: Device, mountpoint: PathBuf) -> Self {
-        Self { engine, device, mountpoint }
+    pub fn new(engine: Arc<Engine>, device: Device) -> Self {
+        Self { engine, device }
     }
 
     /// The figures of the views that `caller` may see. Asks the mount: never to be called by a
@@ -91,8 +89,8 @@ impl Inspector {
         let pids = |view: &ViewSnapshot| view.openers.iter().map(|opener| opener.pid).collect();
         let wanted: Vec<Wanted> =
             views.iter().filter(own).filter_map(|view| Some((view.node?, pids(view)))).collect();
-        let (engine, mountpoint, count) = (self.engine.clone(), self.mountpoint.clone(), wanted.len());
-        let look = move || cache::look(&engine, &mountpoint, &wanted);
+        let (engine, count) = (self.engine.clone(), wanted.len());
+        let look = move || cache::look(&engine, &wanted);
         let mut patience = Patience::new().longer(A_LOOK * count as u32);
         let found = match patience.look(Subject::PageCache, look) {
             Some(Ok(found)) => found,

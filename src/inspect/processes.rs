@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::makedev;
 
 use super::patience::{Patience, Subject};
+use crate::broker::{self, ProcessFile};
 use crate::mount::Device;
 
 /// One address range that maps a file of the mount.
@@ -80,13 +81,10 @@ impl Mappers {
     pub fn scan(device: Device) -> Self {
         let mut found = Self::default();
         log::debug!("looked at all processes");
-        let Ok(entries) = std::fs::read_dir("/proc") else { return found };
+        let Ok(pids) = broker::processes() else { return found };
         let mut patience = Patience::new();
-        for entry in entries.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-                continue;
-            };
-            match patience.look(Subject::Process(pid), move || std::fs::read(format!("/proc/{pid}/maps"))) {
+        for pid in pids {
+            match patience.look(Subject::Process(pid), move || broker::read(pid, ProcessFile::Maps)) {
                 Some(Ok(text)) => found.take(pid, &text, device),
                 Some(Err(e)) if e.kind() != std::io::ErrorKind::PermissionDenied => {}
                 _ => {

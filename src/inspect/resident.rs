@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 
 use super::processes::{Mapper, Mapping};
+use crate::broker::{self, ProcessFile};
 use crate::sys::{self, PageKind};
 
 /// Pages of one process's mappings of a file, in bytes.
@@ -41,7 +42,7 @@ pub fn residents(mappers: &[Mapper]) -> io::Result<Vec<Resident>> {
 
 fn by_scan(mappers: &[Mapper]) -> io::Result<Vec<Resident>> {
     let Some(Mapper { pid, .. }) = mappers.first() else { return Ok(Vec::new()) };
-    let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
+    let pagemap = broker::open(*pid, ProcessFile::Pagemap)?;
     mappers.iter().map(|mapper| scan(&pagemap, &mapper.mappings)).collect()
 }
 
@@ -66,7 +67,7 @@ fn scan(pagemap: &File, mappings: &[Mapping]) -> io::Result<Resident> {
 
 fn by_smaps(mappers: &[Mapper]) -> io::Result<Vec<Resident>> {
     let Some(Mapper { pid, .. }) = mappers.first() else { return Ok(Vec::new()) };
-    let smaps = parse_smaps(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?);
+    let smaps = parse_smaps(&String::from_utf8_lossy(&broker::read(*pid, ProcessFile::Smaps)?));
     Ok(mappers.iter().map(|mapper| sum_smaps(&smaps, &mapper.mappings)).collect())
 }
 

@@ -6,64 +6,20 @@
 //! which is what engine/nodes.rs counts on. It keeps no descriptor, so that the mount is not busy, and
 //! is killed with the daemon: nobody would answer it before a successor does.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
+use crate::broker::{Conversation, Looker};
 use crate::engine::{Engine, TemplateRef};
-use crate::program;
-
-/// The process that looks nodes up; it ends with this value.
-struct Looker {
-    child: Child,
-    questions: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Looker {
-    fn start(mountpoint: &Path) -> io::Result<Self> {
-        let mut child = program::command()
-            .arg("warm")
-            .arg(mountpoint)
-            .arg(std::process::id().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let questions = child.stdin.take();
-        let answers = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self { child, questions, answers: BufReader::new(answers) })
-    }
-
-    fn look_up(&mut self, node: u64) -> io::Result<()> {
-        let questions = self.questions.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        writeln!(questions, "{node}")?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        match answer.trim_end() {
-            "ok" => Ok(()),
-            "" => Err(io::Error::other("the process that looks nodes up has ended")),
-            why => Err(io::Error::other(why.to_owned())),
-        }
-    }
-}
-
-impl Drop for Looker {
-    fn drop(&mut self) {
-        // Without questions it ends.
-        drop(self.questions.take());
-        let _ = self.child.wait();
-    }
-}
 
 /// A new node that the kernel knows.
-pub fn instantiate(engine: &Engine, mountpoint: &Path, template: &TemplateRef) -> io::Result<u64> {
-    let mut looker = Looker::start(mountpoint)?;
-    let node = engine.begin_warming(template, looker.child.id()).map_err(io::Error::other)?;
-    let looked_up = looker.look_up(node);
+pub fn instantiate(engine: &Engine, template: &TemplateRef) -> io::Result<u64> {
+    let mut looker = Conversation::begin(Looker::Warm)?;
+    let node = engine.begin_warming(template, looker.process).map_err(io::Error::other)?;
+    let looked_up = look_up(&mut looker, node);
     let is_known = engine.end_warming(node);
     looked_up?;
     match is_known {
@@ -72,17 +28,27 @@ pub fn instantiate(engine: &Engine, mountpoint: &Path, template: &TemplateRef) -
     }
 }
 
-/// The process that looks, for as long as `daemon` lives.
+fn look_up(looker: &mut Conversation, node: u64) -> io::Result<()> {
+    match looker.ask(&node.to_string())?.trim_end() {
+        "ok" => Ok(()),
+        "" => Err(io::Error::other("the process that looks nodes up has ended")),
+        why => Err(io::Error::other(why.to_owned())),
+    }
+}
+
+/// The process that looks, for as long as `parent` lives.
 pub fn answer(
     mountpoint: &Path,
-    daemon: i32,
+    parent: i32,
     questions: impl BufRead,
     mut answers: impl Write,
 ) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Pid::from_raw(daemon) {
+    if getppid() != Pid::from_raw(parent) {
         return Err(io::Error::other("the daemon has ended"));
     }
+    writeln!(answers, "{}", std::process::id())?;
+    answers.flush()?;
     let directory = mountpoint.join(".templatefs/warm");
     for node in questions.lines() {
         let path = directory.join(node?);

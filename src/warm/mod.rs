@@ -16,7 +16,6 @@ mod pressure;
 mod push;
 
 use std::io;
-use std::path::Path;
 
 pub use instantiate::answer;
 
@@ -40,7 +39,7 @@ pub trait Kernel {
 }
 
 /// Works until the process ends. On a thread of its own: it waits for the mount's answers.
-pub fn work(engine: &Engine, profiles: &Profiles, kernel: &impl Kernel, mountpoint: &Path) {
+pub fn work(engine: &Engine, profiles: &Profiles, kernel: &impl Kernel) {
     // The guest that has just started comes before the one that may start next.
     let own = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(own), NICE) {
@@ -54,7 +53,7 @@ pub fn work(engine: &Engine, profiles: &Profiles, kernel: &impl Kernel, mountpoi
             WarmWork::Drop(node) => kernel.drop_entry(node),
             WarmWork::Prepare(template) => {
                 let shown = template.path.display();
-                match push::prepare(engine, profiles, kernel, mountpoint, &template) {
+                match push::prepare(engine, profiles, kernel, &template) {
                     Ok(Some((node, pages))) => {
                         log::debug!("{shown}: node {node} is warm with {pages} pages");
                         engine.publish_warm(node, template, pages);

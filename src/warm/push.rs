@@ -1,7 +1,6 @@
 //! Gives the kernel the pages of a profile, from the template.
 
 use std::io;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +22,6 @@ pub fn prepare(
     engine: &Engine,
     profiles: &Profiles,
     kernel: &impl Kernel,
-    mountpoint: &Path,
     template: &TemplateRef,
 ) -> io::Result<Option<(u64, u64)>> {
     let pages = profiles.predicted(&template.identity);
@@ -32,7 +30,7 @@ pub fn prepare(
     }
     wait_until_settled(template.identity.mtime_ns);
     let file = engine.unpinned(template).map_err(io::Error::other)?;
-    let node = instantiate(engine, mountpoint, template)?;
+    let node = instantiate(engine, template)?;
     let pushed = push(kernel, node, file.as_ref(), runs(&pages, RUN)).and_then(|pushed| {
         // What changed meanwhile is no template of this view.
         match file.unchanged()? {
@@ -92,6 +90,8 @@ fn wait_until_settled(mtime_ns: i128) {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use std::path::Path;
 
     use super::*;
     use crate::store::{DirectoryStore, Found, Store};
