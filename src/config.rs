@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use log::LevelFilter;
 
 use crate::cli::MountArgs;
-use crate::engine::Options;
+use crate::engine::{Limits, Options};
 use crate::error::{Error, Result};
 use crate::listen::Address;
 use crate::mount_options::{self, MountOption};
@@ -42,6 +42,9 @@ pub struct MountConfig {
     pub overcommit: u64,
     /// In bytes, for one private view.
     pub max_private: Option<u64>,
+    /// None: the default.
+    pub max_views_per_user: Option<u64>,
+    pub max_nodes_per_user: Option<u64>,
     /// A policy beside the store's own.
     pub policy: Option<PathBuf>,
     /// Bytes; None: the kernel's default.
@@ -51,10 +54,15 @@ pub struct MountConfig {
 impl MountConfig {
     pub const MAX_THREADS: usize = 64;
     pub const MAX_POOL: usize = 64;
+    /// A host has some hundred VMs, each of them some views.
+    const VIEWS_PER_USER: u64 = 10_000;
+    const NODES_PER_USER: u64 = 65_536;
     const THOUSANDTHS: u64 = 1000;
     pub const MAX_READ_AHEAD_KIB: u64 = 65536;
 
-    pub fn options(&self) -> Options {
+    /// `files` is how many the daemon may have open: a private view has two, and one user's must leave room
+    /// for the others'.
+    pub fn options(&self, files: u64) -> Options {
         Options {
             allow_template_writes: self.allow_template_writes,
             backing: self.backing,
@@ -62,6 +70,10 @@ impl MountConfig {
             warm: self.warm,
             budget: self.promised(),
             max_private: self.max_private,
+            per_user: Limits {
+                nodes: self.max_nodes_per_user.unwrap_or(Self::NODES_PER_USER),
+                views: self.max_views_per_user.unwrap_or(Self::VIEWS_PER_USER.min(files / 4)),
+            },
         }
     }
 
@@ -106,6 +118,8 @@ impl MountConfig {
             budget: given.budget,
             overcommit: given.overcommit.unwrap_or(Self::THOUSANDTHS),
             max_private: given.max_private,
+            max_views_per_user: given.max_views_per_user,
+            max_nodes_per_user: given.max_nodes_per_user,
         })
     }
 }
@@ -131,6 +145,8 @@ impl MountConfig {
             ("--budget", self.budget.map(|bytes| bytes.to_string().into())),
             ("--overcommit", Some((self.overcommit as f64 / Self::THOUSANDTHS as f64).to_string().into())),
             ("--max-private", self.max_private.map(|bytes| bytes.to_string().into())),
+            ("--max-views-per-user", self.max_views_per_user.map(|count| count.to_string().into())),
+            ("--max-nodes-per-user", self.max_nodes_per_user.map(|count| count.to_string().into())),
             ("--backing", Some(self.backing.as_str().into())),
             ("--pool", Some(self.pool.to_string().into())),
             ("--warm", Some(self.warm.to_string().into())),
@@ -161,6 +177,8 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         args.budget.clone().map(MountOption::Budget),
         args.overcommit.clone().map(MountOption::Overcommit),
         args.max_private.clone().map(MountOption::MaxPrivate),
+        args.max_views_per_user.clone().map(MountOption::MaxViewsPerUser),
+        args.max_nodes_per_user.clone().map(MountOption::MaxNodesPerUser),
         args.metrics_listen.clone().map(MountOption::MetricsListen),
         args.backing.clone().map(MountOption::Backing),
         args.pool.clone().map(MountOption::Pool),
@@ -190,6 +208,8 @@ struct Given {
     budget: Option<u64>,
     overcommit: Option<u64>,
     max_private: Option<u64>,
+    max_views_per_user: Option<u64>,
+    max_nodes_per_user: Option<u64>,
 }
 
 impl Given {
@@ -211,6 +231,20 @@ impl Given {
             MountOption::Overcommit(text) => once(&mut self.overcommit, "overcommit", ratio(&text)?)?,
             MountOption::MaxPrivate(text) => {
                 once(&mut self.max_private, "max_private", size("max_private", &text)?)?;
+            }
+            MountOption::MaxViewsPerUser(text) => {
+                once(
+                    &mut self.max_views_per_user,
+                    "max_views_per_user",
+                    number("max_views_per_user", &text)?,
+                )?;
+            }
+            MountOption::MaxNodesPerUser(text) => {
+                once(
+                    &mut self.max_nodes_per_user,
+                    "max_nodes_per_user",
+                    number("max_nodes_per_user", &text)?,
+                )?;
             }
             MountOption::Policy(path) => {
                 once(&mut self.policy, "policy", absolute("policy", Path::new(&path))?)?;
@@ -258,6 +292,14 @@ fn few(option: &str, text: &str) -> Result<usize> {
     text.parse().ok().filter(|n| *n <= MountConfig::MAX_POOL).ok_or_else(|| {
         let text = printable(text.as_bytes());
         Error::Invalid(format!("{option}={text}: it is a number from 0 to {}", MountConfig::MAX_POOL))
+    })
+}
+
+/// How many of something there may be.
+fn number(option: &str, text: &str) -> Result<u64> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+        let text = printable(text.as_bytes());
+        Error::Invalid(format!("{option}={text}: it is a number from 1"))
     })
 }
 
@@ -366,7 +408,7 @@ mod tests {
     fn the_serving_process_is_told_the_same() {
         let all = "rw,allow_other,allow_template_writes,foreground,nonempty,threads=3,log_level=debug,log_file=/l,\
                    state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,warm=5,read_ahead=512,policy=/p,budget=3GiB,\
-                   overcommit=1.5,max_private=1000";
+                   overcommit=1.5,max_private=1000,max_views_per_user=7,max_nodes_per_user=9";
         for words in [&[][..], &["-o", all], &["-o", "metrics_listen=unix:/m"]] {
             let config = config(words).unwrap();
             let mut args = vec![OsString::from("templatefs"), "mount".into()];

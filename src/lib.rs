@@ -17,6 +17,7 @@ pub mod engine;
 mod errands;
 pub mod error;
 pub mod explain;
+mod forget;
 mod fuse;
 mod holder;
 mod holders;

@@ -22,6 +22,7 @@ use crate::control::Control;
 use crate::engine::{Content, Engine, Recorder, Recovered};
 use crate::errands;
 use crate::error::{Error, Result};
+use crate::forget;
 use crate::fuse::{Adapter, Loops};
 use crate::inspect::Inspector;
 use crate::keeper::{DEVICE, Keeper, Kept, LOCK, ROOTS};
@@ -80,14 +81,14 @@ pub fn serve(
         step("takeover 1: journal");
     }
     let listener = listener(config, before.is_some())?;
-    raise_file_limit();
+    let files = raise_file_limit();
     let store = store(config, keeper, &mut kept)?;
     let templates = store.roots()[0].try_clone_to_owned().map_err(|e| Error::io("store", e))?;
     let retired = recorder.read(|ledger| ledger.retired.clone());
     let profiles = Arc::new(profiles(&state, before.is_some())?);
     let views = Views::load(&state.views(), &recorder.open_nodes(), &retired)?;
     let guard = guard(config, &store, before.is_some())?;
-    let engine = Engine::new(Box::new(store), views, config.options(), recorder, keeper.clone());
+    let engine = Engine::new(Box::new(store), views, config.options(files), recorder, keeper.clone());
     let engine = Arc::new(engine.guarded_by(guard));
     // A signal must never find the mount there and nobody to unmount it.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("signals", e))?;
@@ -141,6 +142,7 @@ pub fn serve(
             }
         })?;
         let learning = start_learning(&engine, &profiles, &inspector)?;
+        start_forgetting(&engine, notifier.clone())?;
         if engine.warms() {
             start_warming(&engine, &profiles, notifier)?;
         }
@@ -333,6 +335,17 @@ fn start_warming(engine: &Arc<Engine>, profiles: &Arc<Profiles>, notifier: Notif
     background("warm", move || warm::work(&engine, &profiles, &kernel)).map(drop)
 }
 
+/// Users who have many names looked up, and were not looked at yet; one that is left out is named again.
+const MAX_CROWDED: usize = 256;
+
+/// The thread that has the kernel forget names.
+fn start_forgetting(engine: &Arc<Engine>, notifier: Notifier) -> Result<()> {
+    let (sender, crowded) = sync_channel(MAX_CROWDED);
+    engine.shares().tell_crowded(sender);
+    let engine = engine.clone();
+    background("forget", move || forget::work(&engine, &notifier, &crowded)).map(drop)
+}
+
 fn background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let started = thread::Builder::new().name(name.into()).spawn(work);
     started.map_err(|e| Error::io("threads cannot be started", e))
@@ -401,11 +414,16 @@ fn obey_signals(mut signals: Signals, engine: Arc<Engine>, mountpoint: PathBuf) 
     Ok(())
 }
 
-/// Each view that is written holds two files open, each template one or two.
-pub fn raise_file_limit() {
+/// Each view that is written holds two files open, each template one or two. Returns how many there may be.
+pub fn raise_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        log::warn!("the limit on open files stays at {:?}: {error}", limit.current);
-    }
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            log::warn!("the limit on open files stays at {:?}: {error}", limit.current);
+            limit.current
+        }
+    };
+    current.unwrap_or(u64::MAX)
 }

@@ -184,6 +184,24 @@ fn a_view_grows_as_far_as_a_rule_lets_it() {
     }
 }
 
+/// Views that a dead daemon had opened, and views that were made longer and never opened, were no
+/// views to the limit.
+#[test]
+fn the_number_that_a_rule_lets_be_counts_after_a_takeover_and_for_views_that_were_only_changed() {
+    let _limit = limit(Duration::from_secs(60));
+    let mounted = mounted("[[rule]]\npath = 'ram'\nmax-views = 2\n", &[]);
+    let path = mounted.path("ram?rom=off");
+    let first = open_rw(&path).unwrap();
+    let _second = open_ro(&path).unwrap();
+    let before = mounted.serving();
+    kill_process(before, Signal::KILL).unwrap();
+    assert!(poll(SOON, || (mounted.serving() != before).then_some(())).is_some());
+    assert_refused(open_rw(&path), Errno::DQUOT, "a third");
+    assert_refused(truncate(&path, 1), Errno::DQUOT, "one that is changed by its path");
+    drop(first);
+    assert!(poll(SOON, || open_rw(&path).ok()).is_some());
+}
+
 /// A successor that took a broken policy for none would open what the policy closed; one that would
 /// not start for it would leave the guests waiting.
 #[test]

@@ -1,35 +1,14 @@
 //! What the policies of the mount say to an OPEN, and to a view that grows.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use parking_lot::Mutex;
-
 use super::Engine;
-use super::nodes::{Node, TemplateRef, What};
+use super::nodes::{Node, OpenState, PrivateRef, TemplateRef, What};
 use crate::access::Caller;
 use crate::caller;
 use crate::error::{Error, Result};
 use crate::policy::{self, Guard, Wish};
 use crate::rules::Kind;
-
-/// OPENs of views that were counted and are not open yet: the node, and the template's file.
-#[derive(Default)]
-pub struct Counting(Mutex<BTreeMap<u64, Opening>>);
-
-type Opening = (u64, (u64, u64));
-
-/// Held until the view is open. What that waits for keeps no other OPEN.
-pub struct Counted<'a> {
-    counting: &'a Counting,
-    serial: u64,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.counting.0.lock().remove(&self.serial);
-    }
-}
 
 impl Engine {
     /// As a mount has it whose policies were read.
@@ -43,11 +22,11 @@ impl Engine {
         self.guard.reload(self.store.as_ref())
     }
 
-    /// May `caller` open this node at all? What is returned is held until it is open.
-    pub(super) fn admit_open(&self, caller: &Caller, node: &Node) -> Result<Option<Counted<'_>>> {
-        let Some((template, kind)) = kind_of(&node.what) else { return Ok(None) };
+    /// May `caller` open this node at all?
+    pub(super) fn admit_open(&self, caller: &Caller, node: &Node) -> Result<()> {
+        let Some((template, kind)) = kind_of(&node.what) else { return Ok(()) };
         if self.inspectors.contains_key(&caller.pid) {
-            return Ok(None);
+            return Ok(());
         }
         let groups = || {
             let others = caller::supplementary_groups(caller).unwrap_or_default();
@@ -56,38 +35,29 @@ impl Engine {
         let size = template.identity.size;
         let path = &template.path;
         self.guard.check(&Wish { path, kind, uid: caller.uid, groups: &groups, size })?;
-        if kind.is_private() {
-            self.admit_size(path, size)?;
-        }
-        match self.guard.max_views(path).filter(|_| kind.is_private()) {
-            Some((limit, title)) => self.count_views(node, template, limit, &title).map(Some),
-            None => Ok(None),
+        match kind.is_private() {
+            true => self.admit_size(path, size),
+            false => Ok(()),
         }
     }
 
-    fn count_views(
-        &self,
-        node: &Node,
-        template: &TemplateRef,
-        limit: u64,
-        title: &str,
-    ) -> Result<Counted<'_>> {
-        let mut counting = self.counting.0.lock();
-        let file = template.identity.file();
-        let same = |other: &Node| matches!(&other.what, What::Private(private) if private.template.identity.file() == file);
-        let open = self.nodes.open().into_iter().filter(|other| same(other)).map(|other| other.id);
-        let opening = counting.values().filter(|(_, of)| *of == file).map(|(id, _)| *id);
-        let others: BTreeSet<u64> = open.chain(opening).filter(|id| *id != node.id).collect();
-        if others.len() as u64 >= limit {
-            return Err(Error::Quota(format!(
-                "{}: {title} lets {limit} private views of it be open at once, and they are: close one, or raise \
-                 max-views there",
-                template.path.display()
-            )));
+    /// Counts a private view that is about to be open, unless it is already.
+    pub(super) fn claim_view(&self, state: &mut OpenState, private: &PrivateRef) -> Result<()> {
+        if state.claim.is_some() {
+            return Ok(());
         }
-        let serial = counting.keys().last().map_or(0, |last| last + 1);
-        counting.insert(serial, (node.id, file));
-        Ok(Counted { counting: &self.counting, serial })
+        let template = &private.template;
+        let limit = self.guard.max_views(&template.path);
+        let most = limit.as_ref().map(|(most, _)| *most);
+        state.claim = self.shares.claim_view(private.uid, template.identity.file(), most)?;
+        match limit.filter(|_| state.claim.is_none()) {
+            Some((most, title)) => Err(Error::Quota(format!(
+                "{}: {title} lets {most} private views of it be open at once, and they are: close one, or raise max-views \
+                 there",
+                template.path.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// May a private view of this template become `size` bytes long?

@@ -31,7 +31,17 @@ impl Engine {
     pub fn fill(&self, caller: &Caller, id: u64) -> Result<()> {
         let node = self.node(id)?;
         let What::Private(private) = &node.what else { return Ok(()) };
-        drop(self.admit_open(caller, &node)?);
+        self.admit_open(caller, &node)?;
+        self.claim_view(&mut node.state.lock(), private)?;
+        let filled = self.fill_claimed(caller, &node, private);
+        let mut state = node.state.lock();
+        if filled.is_err() {
+            state.claim_if_there();
+        }
+        filled
+    }
+
+    fn fill_claimed(&self, caller: &Caller, node: &Node, private: &PrivateRef) -> Result<()> {
         let template = &private.template;
         let metadata = self.find_unchanged(template)?;
         self.check_template_rights(caller, &template.path, &metadata, private.if_writable)?;
@@ -65,7 +75,7 @@ impl Engine {
         let mut state = node.state.lock();
         // Somebody with the same node, through a descriptor, may have been faster.
         if state.content.is_none() && !state.spent {
-            let view = MemoryView::new(file, id, private.uid, private.gid, &self.keeper);
+            let view = MemoryView::new(file, node.id, private.uid, private.gid, &self.keeper);
             state.content = Some(Content::Memory(Arc::new(view)));
             state.promise = Some(promise);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::attributes::STORE_VALID;
 use super::ledger::{Entry, RESENT};
-use super::nodes::{Node, PrivateRef, TemplateRef, What};
+use super::nodes::{Node, Origin, PrivateRef, TemplateRef, What};
 use super::walks::Step;
 use super::{Attributes, Engine};
 use crate::access::{Caller, READ, SEARCH, WRITE};
@@ -53,10 +53,11 @@ impl Engine {
         let directory = self.directory(caller, &parent, SEARCH)?;
         let shown = || shown(directory, raw);
         let (request, path) = parse(directory, raw)?;
+        let origin = Origin::new(caller, parent.id, raw);
         let (metadata, identity) = match self.store.find(&path) {
             Ok(Found::Template(metadata, identity)) => (metadata, identity),
             Ok(Found::Directory(metadata)) if request.query.is_none() => {
-                return self.nodes.look_up(What::Directory { path }, Some(metadata));
+                return self.nodes.look_up(origin, What::Directory { path }, Some(metadata));
             }
             Ok(Found::Directory(_)) => {
                 return Err(Error::Invalid(format!("{}: a directory takes no query", shown())));
@@ -67,7 +68,7 @@ impl Engine {
                 let Some(view) = view.filter(|view| self.is_leftover_of(view, &path)) else {
                     return Err(Error::NotFound(reason));
                 };
-                return self.nodes.look_up(What::Leftover { view, reason }, None);
+                return self.nodes.look_up(origin, What::Leftover { view, reason }, None);
             }
             Err(error) => return Err(error),
         };
@@ -76,9 +77,9 @@ impl Engine {
         let what = self.what(caller, kind, query, path, &metadata, identity)?;
         match what {
             What::Private(private) if self.may_be_warm(&private) => {
-                self.look_up_warmed(Step::new(caller, parent.id, raw), private, metadata)
+                self.look_up_warmed(Step::new(caller, parent.id, raw), origin, private, metadata)
             }
-            what => self.nodes.look_up(what, Some(metadata)),
+            what => self.nodes.look_up(origin, what, Some(metadata)),
         }
     }
 

@@ -14,6 +14,7 @@ mod open;
 mod promises;
 mod recorder;
 mod recover;
+mod shares;
 mod snapshot;
 mod walks;
 mod warming;
@@ -33,6 +34,7 @@ pub use nodes::{Content, FIRST_FOREIGN, ROOT, TemplateRef};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};
 pub use recorder::Recorder;
 pub use recover::Recovered;
+pub use shares::{Limits, Shares, Thing};
 pub use snapshot::{Child, Opener, PageRun, ViewSnapshot};
 pub use warming::{Lesson, WarmWork};
 
@@ -47,7 +49,6 @@ use crate::policy::Guard;
 use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
-use admission::Counting;
 use counters::{Counters, Totals};
 use nodes::{Forgotten, Node, Nodes, What};
 use open::{Handle, HandleId};
@@ -68,6 +69,8 @@ pub struct Options {
     pub budget: Option<u64>,
     /// How large one private view may be, in bytes.
     pub max_private: Option<u64>,
+    /// What each user may have at once.
+    pub per_user: Limits,
 }
 
 impl Options {
@@ -97,7 +100,7 @@ pub struct Engine {
     pool: Arc<Pool>,
     guard: Guard,
     budget: Arc<Budget>,
-    counting: Counting,
+    shares: Arc<Shares>,
     warming: Warming,
     /// Does the kernel read templates by itself? Then their page cache is shared between nodes.
     passthrough: AtomicBool,
@@ -112,11 +115,13 @@ impl Engine {
         recorder: Arc<Recorder>,
         keeper: Arc<Keeper>,
     ) -> Self {
+        let shares = Arc::new(Shares::new(options.per_user, rustix::process::geteuid().as_raw()));
         Self {
             store,
             views,
             pins: Pins::new(keeper.clone(), recorder.read(|ledger| ledger.takeovers)),
-            nodes: Nodes::new(recorder.clone()),
+            nodes: Nodes::new(recorder.clone(), shares.clone()),
+            shares,
             keeper,
             totals: Totals::default(),
             handles: DashMap::new(),
@@ -130,7 +135,6 @@ impl Engine {
             warming: Warming::new(options.warm),
             guard: Guard::default(),
             budget: Budget::new(options.budget),
-            counting: Counting::default(),
             passthrough: AtomicBool::new(false),
         }
     }
@@ -181,6 +185,19 @@ impl Engine {
     /// What was counted since the mount was made, by the kind of view.
     pub fn totals(&self) -> [(&'static str, CounterValues); 3] {
         self.totals.values()
+    }
+
+    /// What each user has at once.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// Directory entries, by their directory's node and their name, that the kernel had better forget: this
+    /// user has looked up many that it does not use.
+    pub fn forgettable(&self, uid: u32) -> Vec<(u64, Box<[u8]>)> {
+        let surplus = self.shares.has(uid, Thing::Node).saturating_sub(self.shares.comfortable_nodes());
+        let origins = self.nodes.forgettable(uid, usize::try_from(surplus).unwrap_or(usize::MAX));
+        origins.into_iter().map(|origin| (origin.parent, origin.name)).collect()
     }
 
     /// The kernel has dropped `lookups` references to a node.

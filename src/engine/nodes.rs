@@ -25,12 +25,14 @@ use serde::{Deserialize, Serialize};
 use super::counters::Counters;
 use super::ledger::{Entry, path_bytes};
 use super::recorder::Recorder;
+use super::shares::{Claim, Shares, Thing, ViewClaim};
 use crate::budget::Promise;
 use index::Index;
 #[cfg(test)]
 pub use warm::WARM_LOOKUPS;
 pub use warm::Warmth;
 
+use crate::access::Caller;
 use crate::error::Result;
 use crate::memory::MemoryView;
 use crate::name::Label;
@@ -128,6 +130,24 @@ pub struct Node {
     pub warmth: Option<Warmth>,
     /// Guarded by the index lock for nodes that can be found again.
     lookups: AtomicU64,
+    /// By which entry the kernel got to know it, as far as that is known.
+    origin: Option<Origin>,
+    /// As one of what a user has.
+    _claim: Option<Claim>,
+}
+
+/// A directory entry, and who has looked it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub uid: u32,
+    pub parent: u64,
+    pub name: Box<[u8]>,
+}
+
+impl Origin {
+    pub fn new(caller: &Caller, parent: u64, name: &[u8]) -> Self {
+        Self { uid: caller.uid, parent, name: name.into() }
+    }
 }
 
 #[derive(Default)]
@@ -141,12 +161,22 @@ pub struct OpenState {
     pub why: Option<&'static str>,
     /// Room for what a private view may come to own, for as long as it is open.
     pub promise: Option<Promise>,
+    /// As one of the private views that are open, its user's and its template's.
+    pub claim: Option<ViewClaim>,
 }
 
 impl OpenState {
+    /// What could not be opened is not counted.
+    pub fn claim_if_there(&mut self) {
+        if self.content.is_none() {
+            self.claim = None;
+        }
+    }
+
     /// Ends what the node is, with the room that it was promised.
     pub fn take_content(&mut self) -> Option<Content> {
         self.promise = None;
+        self.claim = None;
         self.content.take()
     }
 }
@@ -178,6 +208,7 @@ pub struct Nodes {
     retired: Condvar,
     ids: Mutex<Ids>,
     recorder: Arc<Recorder>,
+    shares: Arc<Shares>,
     /// Until when each LOOKUP is put on record.
     unsettled: Option<Instant>,
 }
@@ -196,13 +227,13 @@ struct Ids {
 const IDS_AHEAD: u64 = 1024;
 
 impl Nodes {
-    pub fn new(recorder: Arc<Recorder>) -> Self {
+    pub fn new(recorder: Arc<Recorder>, shares: Arc<Shares>) -> Self {
         let next = recorder.read(|ledger| ledger.dealt_nodes).max(FIRST_FREE);
         let ids = Mutex::new(Ids { next, recorded: next });
         let is_successor = recorder.read(|ledger| ledger.takeovers > 0);
         let unsettled = is_successor.then(|| Instant::now() + UNSETTLED);
         let (index, retired) = Default::default();
-        let nodes = Self { nodes: DashMap::new(), index, retired, ids, recorder, unsettled };
+        let nodes = Self { nodes: DashMap::new(), index, retired, ids, recorder, shares, unsettled };
         let root = What::Directory { path: PathBuf::new() };
         nodes.nodes.insert(ROOT, Arc::new(Node::new(ROOT, root, None)));
         nodes
@@ -218,34 +249,36 @@ impl Nodes {
     }
 
     /// The node for one LOOKUP of `what`, which is counted.
-    pub fn look_up(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
+    pub fn look_up(&self, origin: Origin, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
         let Some(key) = key(&what) else {
-            return self.insert(what, metadata);
+            return Ok(self.add(self.prepared(origin, what, metadata)?));
         };
         if let Some(node) = self.look_up_known(&self.settled(&key), &key, &metadata) {
             return Ok(node);
         }
-        let id = self.next_id()?;
-        self.record_lookup(id, &what)?;
+        let node = self.prepared(origin, what, metadata.clone())?;
         let mut index = self.settled(&key);
-        if let Some(node) = self.look_up_known(&index, &key, &metadata) {
+        if let Some(known) = self.look_up_known(&index, &key, &metadata) {
             drop(index);
-            self.record_forgotten(id, &what);
-            return Ok(node);
+            self.record_forgotten(node.id, &node.what);
+            return Ok(known);
         }
-        index.ids.insert(key, id);
-        Ok(self.insert_with(id, what, metadata, 1))
+        index.ids.insert(key, node.id);
+        Ok(self.add(node))
     }
 
-    fn insert(&self, what: What, metadata: Option<Metadata>) -> Result<Arc<Node>> {
+    /// A node for one LOOKUP, on record and known to nobody yet.
+    fn prepared(&self, origin: Origin, what: What, metadata: Option<Metadata>) -> Result<Node> {
+        let claim = Some(self.shares.claim(origin.uid, Thing::Node)?);
         let id = self.next_id()?;
         self.record_lookup(id, &what)?;
-        Ok(self.insert_with(id, what, metadata, 1))
+        let (lookups, origin) = (AtomicU64::new(1), Some(origin));
+        Ok(Node { lookups, origin, _claim: claim, ..Node::new(id, what, metadata) })
     }
 
-    fn insert_with(&self, id: u64, what: What, metadata: Option<Metadata>, lookups: u64) -> Arc<Node> {
-        let node = Arc::new(Node { lookups: AtomicU64::new(lookups), ..Node::new(id, what, metadata) });
-        self.nodes.insert(id, node.clone());
+    fn add(&self, node: Node) -> Arc<Node> {
+        let node = Arc::new(node);
+        self.nodes.insert(node.id, node.clone());
         node
     }
 
@@ -280,10 +313,10 @@ impl Nodes {
 
     /// A node that the kernel knows from an earlier daemon, and how often it was looked up
     /// nobody knows: it goes as if that had never been, with its last FORGET or its last close.
-    pub fn restore(&self, id: u64, what: What, metadata: Option<Metadata>) -> Arc<Node> {
+    pub fn restore(&self, uid: u32, id: u64, what: What, metadata: Option<Metadata>) -> Arc<Node> {
         let key = key(&what);
-        let node = Arc::new(Node::new(id, what, metadata));
-        self.nodes.insert(id, node.clone());
+        let claim = Some(self.shares.owe(uid, Thing::Node));
+        let node = self.add(Node { _claim: claim, ..Node::new(id, what, metadata) });
         if let Some(key) = key {
             self.index.lock().ids.entry(key).or_insert(id);
         }
@@ -329,6 +362,20 @@ impl Nodes {
         }
     }
 
+    /// The entries of up to `count` files that a user has looked up and does not use, longest known
+    /// first. Not of directories: processes may stay in them.
+    pub fn forgettable(&self, uid: u32, count: usize) -> Vec<Origin> {
+        let entry = |node: &Arc<Node>| {
+            let origin = node.origin.as_ref().filter(|origin| origin.uid == uid)?;
+            let is_file = !matches!(node.what, What::Directory { .. });
+            (is_file && node.state.lock().opens == 0).then(|| (node.id, origin.clone()))
+        };
+        let mut unused: Vec<(u64, Origin)> =
+            self.nodes.iter().filter_map(|node| entry(node.value())).collect();
+        unused.sort_unstable_by_key(|(id, _)| *id);
+        unused.into_iter().take(count).map(|(_, origin)| origin).collect()
+    }
+
     /// Nodes that are open now.
     pub fn open(&self) -> Vec<Arc<Node>> {
         let open = |node: &Arc<Node>| node.state.lock().opens > 0;
@@ -369,6 +416,8 @@ impl Node {
             counters: Counters::default(),
             warmth: None,
             lookups: AtomicU64::new(0),
+            origin: None,
+            _claim: None,
         }
     }
 }

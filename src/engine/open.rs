@@ -8,6 +8,7 @@ use super::Engine;
 use super::counters::Counters;
 use super::ledger::Entry;
 use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
+use super::shares::{Claim, Thing};
 use crate::access::{Caller, READ};
 use crate::error::{Error, Result};
 use crate::memory::MemoryView;
@@ -87,6 +88,7 @@ pub struct Handle {
     pub opener: Caller,
     /// Opened by the daemon, to look at it.
     pub inspection: bool,
+    pub _claim: Claim,
 }
 
 impl Engine {
@@ -106,8 +108,12 @@ impl Engine {
         }
         step("open 1: begun");
         let node = node?;
-        let _counted = self.admit_open(caller, &node)?;
         let inspection = self.inspectors.contains_key(&caller.pid);
+        let claim = match inspection {
+            true => self.shares.owe(caller.uid, Thing::OpenFile),
+            false => self.shares.claim(caller.uid, Thing::OpenFile)?,
+        };
+        self.admit_open(caller, &node)?;
         let (content, plane) = {
             let _opening = match inspection {
                 false => node.opening.lock(),
@@ -142,7 +148,8 @@ impl Engine {
             Err(error) => (None, Err(error)),
         };
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let open = Handle { node, content, access, backing, opener: caller.clone(), inspection };
+        let open =
+            Handle { node, content, access, backing, opener: caller.clone(), inspection, _claim: claim };
         step("open 3: passed");
         let record = Entry::Opened(open.recorded(handle, request));
         self.handles.insert(handle, Arc::new(open));
@@ -219,6 +226,20 @@ impl Engine {
         let template = &private.template;
         let metadata = self.find_unchanged(template)?;
         self.check_template_rights(caller, &template.path, &metadata, private.if_writable)?;
+        self.claim_view(&mut node.state.lock(), private)?;
+        let opened = self.open_claimed(caller, node, private, access);
+        node.state.lock().claim_if_there();
+        opened
+    }
+
+    fn open_claimed(
+        &self,
+        caller: &Caller,
+        node: &Node,
+        private: &PrivateRef,
+        access: Access,
+    ) -> Result<(Content, Plane)> {
+        let template = &private.template;
         let (content, spent) = node.content();
         match content {
             Some(Content::Template(_)) if access.write => Err(Error::Denied(format!(
@@ -265,7 +286,7 @@ impl Engine {
         node: &Node,
         private: &PrivateRef,
     ) -> Result<Arc<View>> {
-        drop(self.admit_open(caller, node)?);
+        self.admit_open(caller, node)?;
         let _opening = node.opening.lock();
         if let Some(Content::Template(_)) = node.content().0 {
             return Err(Error::Denied(format!(
@@ -273,7 +294,10 @@ impl Engine {
                 private.template.path.display()
             )));
         }
-        self.view_locked(caller, node, private)
+        self.claim_view(&mut node.state.lock(), private)?;
+        let view = self.view_locked(caller, node, private);
+        node.state.lock().claim_if_there();
+        view
     }
 
     /// `opening` of the node must be held, as for all that changes what it is.

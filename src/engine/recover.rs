@@ -13,6 +13,7 @@ use super::Engine;
 use super::ledger::{OpenFile, RESENT, Source};
 use super::nodes::{Content, PrivateRef, TemplateRef, What};
 use super::open::{Handle, HandleId, Opened, Plane, ReadOnly};
+use super::shares::Thing;
 use crate::error::{Error, Result};
 use crate::keeper::Kept;
 use crate::memory::MemoryView;
@@ -72,7 +73,7 @@ impl Engine {
             .read(|ledger| (ledger.directories.clone(), ledger.looked_up.clone(), ledger.open.clone()));
         let known_directories = directories.len();
         for (id, path) in directories {
-            self.nodes.restore(id, What::Directory { path }, None);
+            self.nodes.restore(0, id, What::Directory { path }, None);
         }
         let mut by_node = BTreeMap::<u64, Vec<OpenFile>>::new();
         for file in files.into_values() {
@@ -105,7 +106,7 @@ impl Engine {
     /// So that no LOOKUP gives the view another node.
     fn begin_node(&self, id: u64, files: &[OpenFile]) {
         let Some(first) = files.first() else { return };
-        let node = self.nodes.restore(id, first.what.clone(), None);
+        let node = self.nodes.restore(first.opener.uid, id, first.what.clone(), None);
         if self.recorder.read(|ledger| ledger.retired.contains_key(&id)) {
             self.nodes.hide(&node);
         }
@@ -114,13 +115,13 @@ impl Engine {
 
     /// One that is not what it was any more is left out: it gets ESTALE, as it would have.
     fn look_up_again(&self, id: u64, what: What) {
-        let template = match &what {
-            What::Rom { template, .. } | What::Template { template } => template,
-            What::Private(private) => &private.template,
+        let (uid, template) = match &what {
+            What::Rom { template, .. } | What::Template { template } => (0, template),
+            What::Private(private) => (private.uid, &private.template),
             What::Directory { .. } | What::Leftover { .. } | What::Warm { .. } => return,
         };
         if let Ok(metadata) = self.find_unchanged(template) {
-            self.nodes.restore(id, what, Some(metadata));
+            self.nodes.restore(uid, id, what, Some(metadata));
         }
     }
 
@@ -143,6 +144,9 @@ impl Engine {
             state.opens = files.len() as u64;
             state.promise = size_of(&content).map(|bytes| self.budget.owe(bytes));
             state.content = Some(content.clone());
+            if let What::Private(private) = &node.what {
+                state.claim = Some(self.shares.owe_view(private.uid, private.template.identity.file()));
+            }
         }
         for file in files {
             let handle = Handle {
@@ -152,6 +156,7 @@ impl Engine {
                 backing: file.backing,
                 opener: file.opener.clone(),
                 inspection: file.inspection,
+                _claim: self.shares.owe(file.opener.uid, Thing::OpenFile),
             };
             self.handles.insert(file.handle, Arc::new(handle));
             self.unanswered.insert(file.request, file.handle);

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::nodes::{Content, Node, PrivateRef, TemplateRef, Warmth, What};
+use super::nodes::{Content, Node, Origin, PrivateRef, TemplateRef, Warmth, What};
 use super::walks::{Step, Walks};
 use super::{Attributes, Engine};
 use crate::access::Caller;
@@ -198,6 +198,7 @@ impl Engine {
     pub(super) fn look_up_warmed(
         &self,
         step: Step,
+        origin: Origin,
         private: PrivateRef,
         metadata: Metadata,
     ) -> Result<Arc<Node>> {
@@ -210,11 +211,17 @@ impl Engine {
         while checked.is_none() && node.is_none() {
             let Some(Ready { id, template, pages }) = warming.take(&private.template.identity) else { break };
             let warmth = Warmth { template, pages, step: step.clone() };
-            node = self.nodes.hand_out(id, What::Private(private.clone()), Some(metadata.clone()), warmth)?;
+            node = self.nodes.hand_out(
+                origin.uid,
+                id,
+                What::Private(private.clone()),
+                Some(metadata.clone()),
+                warmth,
+            )?;
         }
         let node = match node {
             Some(node) => node,
-            None => self.nodes.look_up(What::Private(private), Some(metadata))?,
+            None => self.nodes.look_up(origin, What::Private(private), Some(metadata))?,
         };
         warming.walks.answered(&step, checked.is_some(), node.id);
         Ok(node)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Forgotten, Node, Nodes, TemplateRef, What};
+use crate::engine::shares::Thing;
 use crate::engine::walks::Step;
 use crate::error::Result;
 use crate::store::Metadata;
@@ -29,7 +30,7 @@ impl Nodes {
     /// is not on record: a successor hands out none, and knows by the ids on record that it may
     /// not use this one.
     pub fn insert_warm(&self, template: TemplateRef) -> Result<Arc<Node>> {
-        Ok(self.insert_with(self.next_id()?, What::Warm { template }, None, 0))
+        Ok(self.add(Node::new(self.next_id()?, What::Warm { template }, None)))
     }
 
     /// Counts one of the LOOKUPs by which the kernel gets to know a warm node.
@@ -51,11 +52,13 @@ impl Nodes {
     /// Makes a warm node the private view of one LOOKUP, which is counted; None if it cannot be.
     pub fn hand_out(
         &self,
+        uid: u32,
         id: u64,
         what: What,
         metadata: Option<Metadata>,
         warmth: Warmth,
     ) -> Result<Option<Arc<Node>>> {
+        let claim = self.shares.claim(uid, Thing::Node)?;
         self.record_lookup(id, &what)?;
         let index = self.index.lock();
         let Some(node) = self.get(id).filter(|_| self.is_warm(id)) else {
@@ -64,24 +67,15 @@ impl Nodes {
             return Ok(None);
         };
         node.lookups.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(self.replace(&node, what, metadata, Some(warmth))))
+        let new = Node { warmth: Some(warmth), _claim: Some(claim), ..Node::new(id, what, metadata) };
+        Ok(Some(self.replace(&node, new)))
     }
 
     /// The index lock must be held: what a node id means changes only while nobody can use it.
-    fn replace(
-        &self,
-        node: &Node,
-        what: What,
-        metadata: Option<Metadata>,
-        warmth: Option<Warmth>,
-    ) -> Arc<Node> {
-        let mut new = Node::new(node.id, what, metadata);
-        new.lookups = AtomicU64::new(node.lookups.load(Ordering::Relaxed));
-        new.counters.prefetched(warmth.as_ref().map_or(0, |warmth| warmth.pages));
-        new.warmth = warmth;
-        let new = Arc::new(new);
-        self.nodes.insert(node.id, new.clone());
-        new
+    fn replace(&self, node: &Node, new: Node) -> Arc<Node> {
+        let lookups = AtomicU64::new(node.lookups.load(Ordering::Relaxed));
+        new.counters.prefetched(new.warmth.as_ref().map_or(0, |warmth| warmth.pages));
+        self.add(Node { lookups, ..new })
     }
 
     /// After a FORGET of `lookups` that left `left` of a node that was handed out warm, or of any other. The
@@ -90,7 +84,8 @@ impl Nodes {
         let Some(warmth) = &node.warmth else { return Forgotten::Kept };
         match (lookups, left) {
             (1, WARM_LOOKUPS) if is_untouched(node) => {
-                self.replace(node, What::Warm { template: warmth.template.clone() }, None, None);
+                let what = What::Warm { template: warmth.template.clone() };
+                self.replace(node, Node::new(node.id, what, None));
                 return Forgotten::Unused(node.id, warmth.clone());
             }
             // The inode that was warm is gone, and the kernel has made another one for this view.
