@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::files::open_rw;
 use common::limit::{limit, on_expiry, poll};
-use common::mounted::{binary, is_mounted};
+use common::maps::Mapping;
+use common::mounted::{binary, is_mounted, is_root};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/mount-scripts");
 
@@ -116,4 +118,54 @@ fn a_daemon_in_the_foreground_tells_systemd_when_it_is_ready() {
     place.umount();
     let status = poll(Duration::from_secs(30), || daemon.try_wait().unwrap()).expect("the daemon ends");
     assert!(status.success());
+}
+
+/// What the unit leaves of root's capabilities.
+fn units_capabilities() -> Vec<String> {
+    let text = fs::read_to_string(Path::new(SCRIPTS).join("templatefs@.service")).unwrap();
+    let set = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a set");
+    set.split_whitespace().map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase()).collect()
+}
+
+#[test]
+fn a_mount_needs_no_more_than_the_units_capabilities() {
+    let _limit = limit(Duration::from_secs(60));
+    if !is_root() {
+        println!("skipped: an ordinary user has no capability anyway");
+        return;
+    }
+    let place = Place::new();
+    let mnt = place.at("mnt");
+    let _detached = on_expiry({
+        let mnt = mnt.clone();
+        move || drop(Command::new("umount").arg("-l").arg(&mnt).status())
+    });
+    let all = Command::new("setpriv").arg("--list-caps").output().expect("setpriv (util-linux)");
+    let kept = units_capabilities();
+    let all = String::from_utf8(all.stdout).unwrap();
+    let dropped = all.lines().filter(|name| !kept.iter().any(|kept| kept == name));
+    let dropped: Vec<String> = dropped.map(|name| format!("-{name}")).collect();
+    assert!(dropped.len() > 20, "{dropped:?}");
+    let confined = |arguments: &[&std::ffi::OsStr]| {
+        let mut command = Command::new("setpriv");
+        command.arg("--no-new-privs").arg(format!("--bounding-set={}", dropped.join(",")));
+        let output = command.arg(binary()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (state, store) = (place.at("state"), place.at("store"));
+    confined(&["mount".as_ref(), "--state-dir".as_ref(), state.as_ref(), store.as_ref(), mnt.as_ref()]);
+    let view = mnt.join("template?rom=off&view=v");
+    fs::write(&view, b"written").unwrap();
+    let held = open_rw(&view).unwrap();
+    let mapped = Mapping::shared(&held).unwrap();
+    // This process has more rights than any of the mount's.
+    let views: serde_json::Value =
+        serde_json::from_slice(&fs::read(mnt.join(".templatefs/views.json")).unwrap()).unwrap();
+    let process = &views["views"][0]["processes"][0];
+    assert_eq!(process["pid"], std::process::id(), "{views}");
+    assert_eq!(process["mapped_bytes"], 4096, "{views}");
+    drop((mapped, held));
+    confined(&["umount".as_ref(), mnt.as_ref()]);
+    assert!(!is_mounted(&mnt));
 }
