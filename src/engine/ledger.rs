@@ -134,17 +134,12 @@ impl Ledger {
                 self.looked_up.remove(&node);
             }
             Entry::Opened(file) => {
-                self.dealt_handles = self.dealt_handles.max(file.handle + 1);
+                // A number is one open file's.
+                self.close(file.handle);
+                self.dealt_handles = self.dealt_handles.max(file.handle.saturating_add(1));
                 self.open.insert(file.handle, file);
             }
-            Entry::Released { handle } => {
-                if let Some(file) = self.open.remove(&handle)
-                    && self.retired.contains_key(&file.node)
-                    && !self.open.values().any(|other| other.node == file.node)
-                {
-                    self.retired.remove(&file.node);
-                }
-            }
+            Entry::Released { handle } => self.close(handle),
             Entry::Retired { node, view } => {
                 if self.open.values().any(|file| file.node == node) {
                     self.retired.insert(node, view);
@@ -156,6 +151,15 @@ impl Ledger {
                     self.discarded.pop_front();
                 }
             }
+        }
+    }
+
+    fn close(&mut self, handle: HandleId) {
+        if let Some(file) = self.open.remove(&handle)
+            && self.retired.contains_key(&file.node)
+            && !self.open.values().any(|other| other.node == file.node)
+        {
+            self.retired.remove(&file.node);
         }
     }
 
@@ -257,6 +261,14 @@ mod tests {
         ledger.apply(Entry::Released { handle: 5 });
         assert!(ledger.retired.is_empty() && ledger.open.is_empty());
         assert_eq!(ledger.dealt_handles, 7);
+    }
+
+    /// An entry with the largest number that there is ended the process that read it, in a debug build.
+    #[test]
+    fn any_number_is_one_open_files() {
+        let ledger =
+            ledger([opened(u64::MAX, 72), Entry::Retired { node: 72, view: label() }, opened(u64::MAX, 73)]);
+        assert_eq!((ledger.open.len(), ledger.retired.len(), ledger.dealt_handles), (1, 0, u64::MAX));
     }
 
     #[test]

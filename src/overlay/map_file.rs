@@ -115,7 +115,11 @@ impl MapFile {
             return Ok(length);
         }
         let mut kept = [0; WORD as usize];
-        self.file.read_at(&mut kept, offset)?;
+        if self.file.read_at(&mut kept, offset)? < kept.len() {
+            // Less than a word is none: it must not become one.
+            self.file.set_len(offset)?;
+            return Ok(offset);
+        }
         let before = u64::from_le_bytes(kept);
         let after = before & ((1u64 << (2 * (page % PAGES_PER_WORD))) - 1);
         if after != before {

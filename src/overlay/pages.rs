@@ -24,6 +24,8 @@ pub enum State {
 pub const PAGES_PER_WORD: u64 = 32;
 /// What is kept at once, and never in part: 512 bytes.
 pub const WORDS_PER_CHUNK: usize = 64;
+/// Of the largest view.
+const WORDS: u64 = (super::MAX_SIZE / PAGE).div_ceil(PAGES_PER_WORD);
 const PAGES_PER_CHUNK: u64 = PAGES_PER_WORD * WORDS_PER_CHUNK as u64;
 
 /// Bit 0 of each page's two.
@@ -64,8 +66,7 @@ impl PageMap {
                 if state != State::Template {
                     break;
                 }
-                let next = self.chunks.range(chunk..).next().map_or(u64::MAX, |(key, _)| *key);
-                page = next.saturating_mul(PAGES_PER_CHUNK).min(limit);
+                page = self.next_chunk(chunk).min(limit);
                 continue;
             }
             let differs = self.word(page / PAGES_PER_WORD) ^ uniform(state);
@@ -96,11 +97,11 @@ impl PageMap {
         let mut page = range.start;
         while page < range.end {
             let key = page / PAGES_PER_CHUNK;
-            let chunk_end = ((key + 1) * PAGES_PER_CHUNK).min(range.end);
             if state == State::Template && !self.chunks.contains_key(&key) {
-                page = chunk_end;
+                page = self.next_chunk(key).min(range.end);
                 continue;
             }
+            let chunk_end = ((key + 1) * PAGES_PER_CHUNK).min(range.end);
             let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; WORDS_PER_CHUNK]));
             while page < chunk_end {
                 let word = &mut chunk[(page / PAGES_PER_WORD) as usize % WORDS_PER_CHUNK];
@@ -163,13 +164,16 @@ impl PageMap {
         chunks.filter(|chunk| self.chunks.get(chunk) != other.chunks.get(chunk)).copied().collect()
     }
 
-    /// Takes over words kept earlier. False, and nothing taken, if one holds no states at all.
+    /// Takes over words kept earlier. False, and nothing taken, if one holds no states at all, or
+    /// those of pages that no view has.
     pub fn load(&mut self, first: u64, words: &[u64]) -> bool {
-        let sane = |word: &u64| word & (word >> 1) & LOW == 0;
-        if !words.iter().all(sane) {
+        let words = words.iter().enumerate().map(|(at, word)| (first.saturating_add(at as u64), word));
+        let words = words.filter(|(_, word)| **word != 0);
+        let sane = |(index, word): (u64, &u64)| index < WORDS && word & (word >> 1) & LOW == 0;
+        if !words.clone().all(sane) {
             return false;
         }
-        for (word, index) in words.iter().zip(first..).filter(|(word, _)| **word != 0) {
+        for (index, word) in words {
             let chunk = index / WORDS_PER_CHUNK as u64;
             let chunk = self.chunks.entry(chunk).or_insert_with(|| Box::new([0; WORDS_PER_CHUNK]));
             let slot = &mut chunk[index as usize % WORDS_PER_CHUNK];
@@ -178,6 +182,12 @@ impl PageMap {
             *slot = *word;
         }
         true
+    }
+
+    /// The first page of the first chunk from this one on that holds something.
+    fn next_chunk(&self, chunk: u64) -> u64 {
+        let next = self.chunks.range(chunk..).next();
+        next.map_or(u64::MAX, |(key, _)| key * PAGES_PER_CHUNK)
     }
 
     fn word(&self, index: u64) -> u64 {
@@ -276,6 +286,30 @@ mod tests {
     fn words_that_are_no_states_are_refused() {
         let mut map = PageMap::default();
         assert!(!map.load(0, &[0b11]));
+        assert_eq!(map.private(), 0);
+    }
+
+    /// One that was written at both ends and cut to nothing kept its daemon busy for hours.
+    #[test]
+    fn the_largest_view_is_cut_at_once() {
+        let mut map = PageMap::default();
+        let last = super::super::MAX_SIZE / PAGE;
+        for page in [0, last] {
+            map.set(page..page + 1, State::Private);
+        }
+        assert_eq!(map.run(1, last), (State::Template, last));
+        map.truncate(1);
+        assert_eq!((map.private(), map.run(1, u64::MAX)), (1, (State::Template, u64::MAX)));
+    }
+
+    /// Words at an impossible place of a damaged file made the arithmetic of pages overflow.
+    #[test]
+    fn words_of_pages_that_no_view_has_are_refused() {
+        let mut map = PageMap::default();
+        assert!(!map.load(WORDS - 1, &[1, 1]) && !map.load(u64::MAX, &[1, 1]));
+        assert_eq!(map.private(), 0);
+        assert!(map.load(WORDS - 1, &[1, 0]));
+        map.truncate(0);
         assert_eq!(map.private(), 0);
     }
 

@@ -360,3 +360,17 @@ fn a_sparse_terabyte_is_one_views_work() {
     assert_eq!(view.usage(), Usage::default());
     assert_eq!(view.next_data(0).unwrap(), None);
 }
+
+/// A part of a word at the end of a map was no state when a view was opened, and became one by that.
+#[test]
+fn a_torn_word_at_the_end_of_a_map_never_counts() {
+    let fixture = Fixture::new(3 * PAGE);
+    fixture.create().write(0, &[1]).unwrap();
+    let map = std::fs::OpenOptions::new().write(true).open(fixture.state.path().join("v.map")).unwrap();
+    map.set_len(record::RECORD_SPACE as u64).unwrap();
+    map.write_all_at(&[0xff; 3], record::RECORD_SPACE as u64).unwrap();
+    for _ in 0..2 {
+        let (_, pages) = ViewFiles::open(fixture.state.path(), "v").unwrap();
+        assert_eq!((pages.private(), pages.zero()), (0, 0));
+    }
+}
