@@ -5,6 +5,8 @@
 //! On a thread of its own: the kernel takes the directory's lock for it, which a LOOKUP holds until it is
 //! answered.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -24,7 +26,7 @@ pub fn work(engine: &Arc<Engine>, notifier: &Notifier, crowded: &Receiver<u32>) 
         let count = entries.len();
         for (parent, name) in entries {
             // It may be gone already.
-            let _ = notifier.inval_entry(INodeNo(parent), std::os::unix::ffi::OsStrExt::from_bytes(&*name));
+            let _ = notifier.inval_entry(INodeNo(parent), OsStr::from_bytes(&name));
         }
         log::debug!("user {uid} has many names looked up: the kernel was asked to forget {count}");
         thread::sleep(PAUSE);

@@ -63,8 +63,8 @@ impl Journal {
             Ok((file, bytes))
         };
         let (file, bytes) = read().map_err(|e| context(path, e))?;
-        check_header(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
-        let (replay, end) = replay(&bytes);
+        let (replay, end) =
+            replay(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
         // What a torn entry left behind must not be found behind a shorter one.
         file.set_len(end).map_err(|e| context(path, e))?;
         let mut journal = Self { path: path.to_owned(), file, end, allocated: end };
@@ -75,8 +75,8 @@ impl Journal {
     /// What it holds, without a change to it: another process may be writing it.
     pub fn peek(path: &Path) -> Result<Replay> {
         let bytes = std::fs::read(path).map_err(|e| context(path, e))?;
-        check_header(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
-        Ok(replay(&bytes).0)
+        let (replay, _) = replay(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
+        Ok(replay)
     }
 
     pub fn append(&mut self, body: &[u8]) -> Result<()> {
@@ -102,7 +102,7 @@ impl Journal {
         Ok(())
     }
 
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.end
     }
 
@@ -124,10 +124,7 @@ fn context(path: &Path, error: io::Error) -> Error {
 }
 
 fn written(path: &Path, bodies: &[Vec<u8>]) -> io::Result<Journal> {
-    let mut bytes = Vec::from(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bodies.iter().for_each(|body| push(&mut bytes, body));
+    let bytes = whole(bodies);
     let new = path.with_extension("new");
     let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -139,6 +136,15 @@ fn written(path: &Path, bodies: &[Vec<u8>]) -> io::Result<Journal> {
     let mut journal = Journal { path: path.to_owned(), file, end, allocated: end };
     journal.make_room(0);
     Ok(journal)
+}
+
+/// A journal of these entries.
+pub fn whole(bodies: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::from(MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bodies.iter().for_each(|body| push(&mut bytes, body));
+    bytes
 }
 
 fn push(bytes: &mut Vec<u8>, body: &[u8]) {
@@ -170,8 +176,9 @@ fn check_header(bytes: &[u8]) -> std::result::Result<(), String> {
     }
 }
 
-/// The bodies, and where the last whole entry ends.
-fn replay(bytes: &[u8]) -> (Replay, u64) {
+/// What a journal's bytes hold, and where the last whole entry ends; or why they are none.
+pub fn replay(bytes: &[u8]) -> std::result::Result<(Replay, u64), String> {
+    check_header(bytes)?;
     let mut found = Replay::default();
     let mut at = HEADER;
     while let Some(start) = (at..bytes.len()).step_by(8).find(|at| entry(bytes, *at).is_some()) {
@@ -182,7 +189,7 @@ fn replay(bytes: &[u8]) -> (Replay, u64) {
         found.bodies.push(body.to_vec());
         at = (start + FRAME + body.len()).next_multiple_of(8);
     }
-    (found, at as u64)
+    Ok((found, at as u64))
 }
 
 fn entry(bytes: &[u8], at: usize) -> Option<&[u8]> {
@@ -256,11 +263,11 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            replay(&bytes);
-            let mut marked = vec![0; HEADER];
+            let _ = replay(&bytes);
+            let mut marked = whole(&[]);
             marked.extend_from_slice(&MARK);
             marked.extend_from_slice(&bytes);
-            replay(&marked);
+            replay(&marked).unwrap();
         }
     }
 

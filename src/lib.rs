@@ -11,19 +11,24 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 mod confine;
-mod control;
+#[doc(hidden)]
+pub mod control;
 pub mod doctor;
 pub mod engine;
 mod errands;
 pub mod error;
 pub mod explain;
 mod forget;
-mod fuse;
-mod holder;
+#[doc(hidden)]
+pub mod fuse;
+#[doc(hidden)]
+pub mod holder;
 mod holders;
 pub mod inspect;
-mod journal;
-mod keeper;
+#[doc(hidden)]
+pub mod journal;
+#[doc(hidden)]
+pub mod keeper;
 pub mod listen;
 mod logging;
 pub mod manifest;
@@ -42,13 +47,15 @@ pub mod qemu;
 pub mod rules;
 pub mod run_args;
 mod session;
-mod state;
+#[doc(hidden)]
+pub mod state;
 #[doc(hidden)]
 pub mod steps;
 pub mod store;
 mod stragglers;
 mod sys;
-mod takeover;
+#[doc(hidden)]
+pub mod takeover;
 pub mod turns;
 pub mod views;
 mod warm;

@@ -31,8 +31,9 @@ pub struct StateDirectory {
     lock: OwnedFd,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Mounted {
+/// What `mount.json` says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
     schema: u32,
     version: String,
     /// The one that lasts as long as the mount.

@@ -28,7 +28,7 @@ use dashmap::DashMap;
 pub use attributes::{Attributes, Changes, FileKind};
 pub use counters::CounterValues;
 pub use data::{Allocate, Seek};
-pub use ledger::{Entry, Negotiated, RESENT};
+pub use ledger::{Entry, Ledger, Negotiated, RESENT};
 pub use lookup::DirectoryEntry;
 pub use nodes::{Content, FIRST_FOREIGN, ROOT, TemplateRef};
 pub use open::{Access, Opened, Plane, ReadOnly, Released};

@@ -25,10 +25,11 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
+pub use boot::Boot;
 pub use files::{Lasts, ViewFiles, peek, remove as remove_files, rename as rename_files};
 pub use map_file::foreign;
 pub use pages::{PAGE, PageMap, State};
-pub use record::{Extent, Record, RecordError};
+pub use record::{Copies, Extent, Record, RecordError};
 use shape::{Change, Shape, Shaped, Unfinished};
 
 use crate::steps::step;

@@ -366,11 +366,12 @@ fn a_sparse_terabyte_is_one_views_work() {
 fn a_torn_word_at_the_end_of_a_map_never_counts() {
     let fixture = Fixture::new(3 * PAGE);
     fixture.create().write(0, &[1]).unwrap();
-    let map = std::fs::OpenOptions::new().write(true).open(fixture.state.path().join("v.map")).unwrap();
+    let path = fixture.state.path().join(format!("{KEY}.map"));
+    let map = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     map.set_len(record::RECORD_SPACE as u64).unwrap();
     map.write_all_at(&[0xff; 3], record::RECORD_SPACE as u64).unwrap();
     for _ in 0..2 {
-        let (_, pages) = ViewFiles::open(fixture.state.path(), "v").unwrap();
+        let (_, pages) = ViewFiles::open(fixture.state.path(), KEY, Lasts::Yes).unwrap().expect("a view");
         assert_eq!((pages.private(), pages.zero()), (0, 0));
     }
 }

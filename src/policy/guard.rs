@@ -9,8 +9,7 @@ use std::sync::Arc;
 use nix::unistd::{Group, User};
 use parking_lot::RwLock;
 
-use super::file::Names;
-use super::{Policy, Wish};
+use super::{Names, Policy, Wish};
 use crate::error::{Error, Result};
 use crate::store::{self, Store};
 

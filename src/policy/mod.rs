@@ -11,6 +11,7 @@ use std::path::Path;
 
 use globset::{Glob, GlobSet};
 
+pub use file::Names;
 pub use guard::Guard;
 
 use crate::error::{Error, Result};

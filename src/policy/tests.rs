@@ -2,8 +2,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::file::Names;
-use super::{Policy, Wish};
+use super::{Names, Policy, Wish};
 use crate::error::Error;
 use crate::rules::Kind;
 
