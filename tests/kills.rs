@@ -1,25 +1,29 @@
 //! kill -9 of the process that serves, at random instants, under several processes that use the mount in
 //! every way; each checks every byte that it reads against a model.
 //!
-//! The numbers come again with their seed, the instants do not: `TEMPLATEFS_SEED=N`. The long form is in
-//! docs/RECOVERY.md: `TEMPLATEFS_KILLS=1000 cargo test --release --test kills -- --nocapture`.
+//! The numbers come again with their seed, the instants do not: `TEMPLATEFS_SEED=N`. The long form, in which
+//! two guests compute beside these processes, is in docs/RECOVERY.md:
+//! `TEMPLATEFS_KILLS=1000 cargo test --release --test kills -- --nocapture --test-threads 1`.
 
 mod common;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use common::clones::{Captured, TEMPLATING, publish};
+use common::computing::Computing;
 use common::files::open_rw;
+use common::guest::Backend;
 use common::limit::{limit, poll};
-use common::mounted::{Mounted, Options, again_as_ordinary_user};
+use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
+use common::qemu::ordinary_user;
 use common::random::Random;
-use common::users::{self, Users, number, seed};
-
-const KILLS: &str = "TEMPLATEFS_KILLS";
+use common::users::{self, KILLS, Users, is_long_form, number, seed};
 
 /// One of the users of the mount.
 #[test]
@@ -53,7 +57,11 @@ fn run(arguments: &[&'static str], pause: u64) -> String {
     let _limit = limit(Duration::from_secs(120 + 4 * kills));
     let seed = seed();
     println!("{KILLS}={kills}");
-    let mounted = Mounted::start(Options::with(arguments));
+    let mut arguments = arguments.to_vec();
+    let with_guests = is_long_form() && is_root();
+    arguments.extend(with_guests.then_some("--allow-other"));
+    let mounted = Mounted::start(Options::with(&arguments));
+    let mut guests = if with_guests { Guests::start(&mounted) } else { Guests::default() };
     let mut users = Users::start(&mounted, seed);
     // What a view touches is on record before the first kill.
     open_rw(mounted.path("t?rom=off")).unwrap().write_all_at(&[1; 64 * 4096], 0).unwrap();
@@ -81,12 +89,47 @@ fn run(arguments: &[&'static str], pause: u64) -> String {
             _ => continue,
         }
         users.assert_all_go_on(format_args!("after {} kills", killed.len()));
+        if killed.len() % 50 == 0 {
+            guests.computing.iter_mut().for_each(Computing::add_ballast);
+        }
     }
+    guests.finish();
     users.finish(&mounted);
     let takeovers = mounted.log().matches("was taken over from a process that died").count();
     println!("{} kills, {takeovers} takeovers", killed.len());
     assert!(takeovers + 1 >= served, "{takeovers} takeovers, and {served} that served");
     mounted.log()
+}
+
+/// Two guests: one whose memory is a view that is written through the mount, and one whose is
+/// a view in memory, or that copies the template itself where there are none.
+#[derive(Default)]
+struct Guests {
+    computing: Vec<Computing>,
+    captured: Option<Arc<Captured>>,
+}
+
+impl Guests {
+    fn start(mounted: &Mounted) -> Self {
+        let captured = Captured::get();
+        publish(mounted, &captured.template.ram, "ram");
+        let in_memory = "ram?rom=off&backing=memory&vm=second";
+        let second = match open_rw(mounted.path(in_memory)) {
+            Ok(_) => Backend::new(mounted.path(in_memory), "share=on"),
+            Err(_) => Backend::new(mounted.path("ram?rom=off&vm=second"), TEMPLATING),
+        };
+        let first = Backend::new(mounted.path("ram?rom=off&vm=first"), "share=on");
+        let start = |ram| Computing::start(captured.template.restore_as(ordinary_user(), ram, None));
+        Self { computing: [first, second].into_iter().map(start).collect(), captured: Some(captured) }
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        for computing in self.computing {
+            println!("a guest: {} rounds, nothing lost", computing.finish());
+        }
+        self.captured.inspect(|captured| captured.assert_unchanged());
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use common::clones::open_directory;
-use common::files::{assert_refused, bytes_at, error_line, open_ro, opened, wait_for_no_view_files};
+use common::files::{assert_refused, bytes_at, error_line, open_ro, open_rw, opened, wait_for_no_view_files};
 use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, binary};
@@ -27,10 +27,12 @@ use templatefs::steps::{
 
 const PAGE: usize = 4096;
 const LENGTH: usize = 64 * PAGE;
+/// Where memory that needs no daemon was stored to.
+const OWN: usize = 9 * PAGE - 7;
 const SOON: Duration = Duration::from_secs(30);
 const TIME: Duration = Duration::from_secs(120);
 
-/// A mount with a view and a template that are in use, and what they hold.
+/// A mount with a view, a template, memory and a private mapping that are in use, and what they hold.
 struct Used {
     mounted: Mounted,
     armed: PathBuf,
@@ -39,6 +41,9 @@ struct Used {
     mapped: Mapping,
     model: Vec<u8>,
     rom: Mapping,
+    /// Where the machine has views in memory.
+    memory: Option<Mapping>,
+    private: Mapping,
     deaths: usize,
     _directory: TempDir,
 }
@@ -59,8 +64,30 @@ impl Used {
         let written = opened(&mounted.path("t?rom=off&view=used"));
         let mapped = Mapping::shared(&written).unwrap();
         let rom = Mapping::read_only(&open_ro(mounted.path("t")).unwrap()).unwrap();
+        let memory = match open_rw(mounted.path("t?rom=off&backing=memory")) {
+            Ok(file) => Some(Mapping::shared(&file).unwrap()),
+            Err(error) => {
+                println!("no view in memory here: {error}");
+                None
+            }
+        };
+        let private = Mapping::private(&open_ro(mounted.path("t?rom=off")).unwrap()).unwrap();
+        let own = memory.iter().chain([&private]);
+        own.for_each(|mapping| mapping.write(OWN, b"stored before all of it"));
         let model = content.clone();
-        Some(Self { mounted, armed, content, written, mapped, model, rom, deaths: 0, _directory: directory })
+        Some(Self {
+            mounted,
+            armed,
+            content,
+            written,
+            mapped,
+            model,
+            rom,
+            memory,
+            private,
+            deaths: 0,
+            _directory: directory,
+        })
     }
 
     /// Deaths in quick succession are answered more and more slowly; these are not meant to be.
@@ -87,6 +114,11 @@ impl Used {
         self.rom.forget().unwrap();
         assert!(self.rom.read(0, LENGTH) == self.content, "{step}: the ROM");
         assert!(fs::read(self.mounted.path("t")).unwrap() == self.content, "{step}: the template");
+        let mut own = self.content.clone();
+        own[OWN..][..23].copy_from_slice(b"stored before all of it");
+        for mapping in self.memory.iter().chain([&self.private]) {
+            assert!(mapping.read(0, LENGTH) == own, "{step}: memory");
+        }
     }
 
     fn upgrade(&self) -> Output {
@@ -180,8 +212,8 @@ fn of_a_close() {
         drop(file);
         used.assert_whole(step, 1);
     }
-    let Used { mounted, written, mapped, .. } = used;
-    drop((written, mapped));
+    let Used { mounted, written, mapped, memory, private, .. } = used;
+    drop((written, mapped, memory, private));
     fs::remove_file(mounted.path("t?rom=off&view=used")).unwrap();
     wait_for_no_view_files(&mounted);
 }

@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod clones;
+pub mod computing;
 pub mod costly;
 pub mod disks;
 pub mod files;

@@ -1,6 +1,7 @@
 //! Processes that use a mount in every way at the same time, and compare every byte that they read with
 //! a model.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -23,9 +24,15 @@ use super::random::{Random, pattern};
 const PAGE: usize = 4096;
 const PAGES: usize = 512;
 
-const MEMORY: &str = "t?rom=off&backing=memory";
+pub const MEMORY: &str = "t?rom=off&backing=memory";
 
 pub const SEED: &str = "TEMPLATEFS_SEED";
+pub const KILLS: &str = "TEMPLATEFS_KILLS";
+
+/// Asked for more than a run of all tests has time for?
+pub fn is_long_form() -> bool {
+    number(KILLS, 0) >= 100
+}
 
 /// What an environment variable says.
 pub fn number(variable: &str, otherwise: u64) -> u64 {
@@ -39,7 +46,8 @@ pub fn seed() -> u64 {
     seed
 }
 
-fn template() -> Vec<u8> {
+/// What `t` holds.
+pub fn template() -> Vec<u8> {
     pattern(1, PAGES * PAGE)
 }
 
@@ -77,7 +85,7 @@ pub fn run() {
     assert!(rounds > 0);
 }
 
-/// All of them, each a process of its own, on a mount with nothing but their template.
+/// All of them, each a process of its own, on a mount with their template.
 pub struct Users {
     running: Vec<(&'static str, Child)>,
     digest: String,
@@ -215,6 +223,7 @@ fn rom(mount: &Path) -> Box<dyn FnMut(&mut Random)> {
 fn opens(mount: &Path) -> Box<dyn FnMut(&mut Random)> {
     let mount = mount.to_owned();
     let content = template();
+    let listing = names(&mount);
     Box::new(move |random| {
         let (at, data) = piece(random);
         let passing = mount.join("t?rom=off&view=passing");
@@ -241,7 +250,10 @@ fn opens(mount: &Path) -> Box<dyn FnMut(&mut Random)> {
             fs::remove_file(&passing).unwrap();
             assert_eq!(read(&named), data, "who has it open keeps it");
         }
-        let names = fs::read_dir(&mount).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(names.collect::<Vec<_>>(), ["t"]);
+        assert_eq!(names(&mount), listing);
     })
+}
+
+fn names(mount: &Path) -> Vec<OsString> {
+    fs::read_dir(mount).unwrap().map(|entry| entry.unwrap().file_name()).collect()
 }
