@@ -49,6 +49,8 @@ pub mod run_args;
 mod session;
 #[doc(hidden)]
 pub mod state;
+pub mod sparse;
+mod state;
 #[doc(hidden)]
 pub mod steps;
 pub mod store;

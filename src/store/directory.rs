@@ -5,22 +5,23 @@
 //! checked, and only then is that very file reopened for reading.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp,
-    openat, openat2, statx,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp, openat,
+    openat2, statx,
 };
 use rustix::io::Errno;
 
-use super::{Found, Identity, Listed, Metadata, POLICY, Store, Template, system_time};
+use super::{Found, Identity, Listed, Metadata, POLICY, Store, Template, is_internal, system_time};
 use crate::error::{Error, Result};
+use crate::manifest::{self, Manifest};
 use crate::name::printable;
+use crate::sparse::Content;
 use crate::sys;
 
 pub struct DirectoryStore {
@@ -69,8 +70,14 @@ impl DirectoryStore {
     /// The file or directory at `path`, opened with O_PATH, and what it is. A symlink is followed
     /// only as the last component, only to a regular file, and only within the store.
     fn locate(&self, root: &OwnedFd, path: &Path) -> Result<(OwnedFd, Statx)> {
-        if path == Path::new(POLICY) {
-            return Err(self.not_found(path, "it is the store's policy, which is not served"));
+        let mut directory = PathBuf::new();
+        for name in path {
+            if is_internal(&directory, name.as_bytes()) {
+                return Err(
+                    self.not_found(path, "it is no template but the store's own, which is not served")
+                );
+            }
+            directory.push(name);
         }
         let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -132,8 +139,7 @@ impl Store for DirectoryStore {
         for entry in Dir::new(fd).map_err(context)? {
             let entry = entry.map_err(context)?;
             let name = entry.file_name().to_bytes().to_vec();
-            let is_policy = directory.as_os_str().is_empty() && name == POLICY.as_bytes();
-            if is_policy || matches!(name.as_slice(), b"." | b"..") {
+            if is_internal(directory, &name) || matches!(name.as_slice(), b"." | b"..") {
                 continue;
             }
             let is_directory = match entry.file_type() {
@@ -179,6 +185,31 @@ impl Store for DirectoryStore {
         }
     }
 
+    fn manifest(&self, path: &Path) -> Result<Option<(PathBuf, Manifest)>> {
+        let own = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for place in manifest::places(path) {
+            let (fd, stat) = match self.locate(&self.root, &place) {
+                Ok((fd, stat)) if file_type(&stat) == FileType::RegularFile => (fd, stat),
+                Ok(_) | Err(Error::NotFound(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            let shown = self.shown(&place);
+            if stat.stx_size > manifest::MAX_LENGTH {
+                return Err(Error::TooLarge(format!("{shown}: too long for a manifest: shorten it")));
+            }
+            let mut text = Vec::new();
+            let read = reopen(&fd, OFlags::RDONLY)
+                .and_then(|file| file.take(manifest::MAX_LENGTH).read_to_end(&mut text));
+            read.map_err(|e| Error::io(shown.clone(), e))?;
+            let manifest = Manifest::parse(&text, &shown)?;
+            // Of another file in the same directory it says nothing.
+            if manifest.part(own).is_some() {
+                return Ok(Some((place, manifest)));
+            }
+        }
+        Ok(None)
+    }
+
     fn adopt(&self, file: File, pinned: &Identity) -> Arc<dyn Template> {
         Arc::new(TemplateFile { file, identity: pinned.clone() })
     }
@@ -199,29 +230,23 @@ struct TemplateFile {
     identity: Identity,
 }
 
-impl Template for TemplateFile {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
+impl Content for TemplateFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        Content::read_at(&self.file, buf, offset)
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(at) => Ok(Some(at)),
-            Err(Errno::NXIO) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        self.file.next_data(offset)
     }
 
     fn next_hole(&self, offset: u64) -> io::Result<u64> {
-        match rustix::fs::seek(&self.file, SeekFrom::Hole(offset)) {
-            Ok(at) => Ok(at),
-            Err(Errno::NXIO) => Ok(offset),
-            Err(e) => Err(e.into()),
-        }
+        self.file.next_hole(offset)
+    }
+}
+
+impl Template for TemplateFile {
+    fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     fn unchanged(&self) -> io::Result<bool> {
@@ -357,6 +382,14 @@ mod tests {
         assert!(store.find(Path::new("dirlink/b")).is_err(), "no symlink on the way either");
         let listed: Vec<_> = store.list(Path::new("")).unwrap().into_iter().map(|l| l.name).collect();
         assert_eq!(listed, [&b"a"[..], b"link", b"sub"]);
+
+        let unfinished = format!("sub/{}1/ram", crate::store::UNFINISHED);
+        std::fs::create_dir(at(&unfinished).parent().unwrap()).unwrap();
+        std::fs::write(at(&unfinished), b"half").unwrap();
+        for path in [unfinished.as_str(), unfinished.strip_suffix("/ram").unwrap()] {
+            assert_eq!(store.find(Path::new(path)).unwrap_err().errno(), Errno::NOENT, "{path}");
+        }
+        assert_eq!(store.list(Path::new("sub")).unwrap().len(), 2, "b and up");
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod directory;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,9 +15,21 @@ use serde::{Deserialize, Serialize};
 pub use directory::DirectoryStore;
 
 use crate::error::Result;
+use crate::manifest::Manifest;
+use crate::sparse::Content;
 
 /// The name of a store's own policy (policy/), in its root. It is not served.
 pub const POLICY: &str = "templatefs.toml";
+
+/// What begins with this, anywhere in a store, is a template that is not finished (publish.rs), or one
+/// that is being removed. It is not served.
+pub const UNFINISHED: &str = ".templatefs-new-";
+
+/// Is this an entry of a store that is not served whatever it is?
+pub fn is_internal(directory: &Path, name: &[u8]) -> bool {
+    let is_policy = directory.as_os_str().is_empty() && name == POLICY.as_bytes();
+    is_policy || name.starts_with(UNFINISHED.as_bytes())
+}
 
 /// Which file, with which content, as far as stat(2) can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,6 +102,9 @@ pub trait Store: Send + Sync {
     /// The store's own policy (policy/), where it has one.
     fn policy(&self) -> Result<Option<File>>;
 
+    /// The manifest that tells of the file at `path`, and its own path; None where there is none.
+    fn manifest(&self, path: &Path) -> Result<Option<(PathBuf, Manifest)>>;
+
     /// A template that an earlier daemon had pinned, by its descriptor.
     fn adopt(&self, file: File, pinned: &Identity) -> Arc<dyn Template>;
 
@@ -101,18 +116,10 @@ pub trait Store: Send + Sync {
 }
 
 /// A pinned template: it stays this file when the store's path comes to mean another one.
-pub trait Template: Send + Sync {
+///
+/// Its content ends at `identity().size`.
+pub trait Template: Content {
     fn identity(&self) -> &Identity;
-
-    /// Fills `buf` from `offset`; the range lies below `identity().size`. A template that was
-    /// truncated meanwhile is an error here, never a signal.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-
-    /// The first offset at or after `offset` that is no hole, or None if only a hole is left.
-    fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
-
-    /// The first hole at or after `offset`; the end of the file counts as one.
-    fn next_hole(&self, offset: u64) -> io::Result<u64>;
 
     /// Is the file still what it was when it was pinned?
     fn unchanged(&self) -> io::Result<bool>;
