@@ -13,6 +13,7 @@ pub mod config;
 mod confine;
 #[doc(hidden)]
 pub mod control;
+mod digest;
 pub mod doctor;
 pub mod engine;
 mod errands;
@@ -43,14 +44,15 @@ pub mod pins;
 pub mod policy;
 pub mod profile;
 mod program;
+pub mod publish;
 pub mod qemu;
+mod qmp;
 pub mod rules;
 pub mod run_args;
 mod session;
 #[doc(hidden)]
 pub mod state;
 pub mod sparse;
-mod state;
 #[doc(hidden)]
 pub mod steps;
 pub mod store;
@@ -60,4 +62,5 @@ mod sys;
 pub mod takeover;
 pub mod turns;
 pub mod views;
+mod vm;
 mod warm;

@@ -25,6 +25,14 @@ pub const TAKE_OVER: [&str; 5] = [
     "takeover 5: serves",
 ];
 pub const CHECK: [&str; 2] = ["check 1: begun", "check 2: done"];
+pub const CAPTURE: [&str; 6] = [
+    "capture 1: begun",
+    "capture 2: stopped",
+    "capture 3: devices",
+    "capture 4: copied",
+    "capture 5: goes on",
+    "capture 6: read",
+];
 
 /// Where the files are that tests arm a step with.
 #[cfg(debug_assertions)]

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "mount",
     "umount",
     "upgrade",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 15] = [
     "discard",
     "run-args",
     "doctor",
+    "capture",
     "demo",
     "completions",
     "man",
@@ -194,7 +195,7 @@ fn ls_as_text_is_one_line_each_and_a_total() {
     assert!(output.status.success());
     assert_eq!(text.lines().count(), 8, "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
-    assert!(text.lines().last().unwrap().starts_with("64 MiB"), "{text}");
+    assert!(text.lines().last().unwrap().trim_start().starts_with("64M "), "{text}");
     assert!(text.ends_with("6 templates\n"), "{text}");
 
     let empty = run([OsStr::new("ls"), store.path().join("empty").as_os_str()]);

@@ -2,10 +2,9 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,9 +13,10 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 
 use common::files::{SOON, assert_refused, bytes_at, open_ro, open_rw, view_files, wait_for_no_view_files};
-use common::limit::{Registered, limit, on_expiry, poll};
+use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
+use common::small::Small;
 
 #[test]
 fn a_daemon_raises_its_limit_on_open_files() {
@@ -92,50 +92,6 @@ fn a_thousand_named_views_that_were_closed_hold_no_files_open() {
     let open = fs::read_dir(format!("/proc/{}/fd", mounted.serving().as_raw_pid()));
     assert!(open.unwrap().count() < 64);
     assert_eq!(view_files(&mounted).len(), 2000);
-}
-
-/// A small tmpfs, gone with this value.
-struct Small {
-    path: PathBuf,
-    _directory: tempfile::TempDir,
-    _on_expiry: Registered,
-}
-
-impl Small {
-    fn of_mib(mib: u64) -> Small {
-        let directory = tempfile::Builder::new().prefix("templatefs-test-").tempdir().unwrap();
-        let path = directory.path().join("small");
-        fs::create_dir(&path).unwrap();
-        let size = format!("size={mib}m,mode=0700");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "small"]).arg(&path).status();
-        assert!(status.unwrap().success());
-        let registered = on_expiry({
-            let path = path.clone();
-            move || detach(&path)
-        });
-        Small { path, _directory: directory, _on_expiry: registered }
-    }
-
-    /// Uses what is left, and returns the file that holds it.
-    fn fill(&self) -> PathBuf {
-        let path = self.path.join("filler");
-        let file = File::create(&path).unwrap();
-        let mut at = 0;
-        while file.write_all_at(&[1; 4096], at).is_ok() {
-            at += 4096;
-        }
-        path
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        detach(&self.path);
-    }
-}
-
-fn detach(path: &Path) {
-    let _ = Command::new("umount").arg("-l").arg(path).status();
 }
 
 fn mounted_on_small() -> Option<(Small, Mounted)> {

@@ -1,4 +1,4 @@
-//! Arguments of what a daemon starts for itself.
+//! Arguments of what other commands start for themselves.
 
 use std::path::PathBuf;
 
@@ -45,4 +45,12 @@ pub struct WarmArgs {
     pub mountpoint: PathBuf,
     /// Who starts it: its end is the end of it
     pub parent: i32,
+}
+
+/// Have a virtual machine go on whose capture was killed; `capture` runs this.
+#[derive(Debug, Clone, Args)]
+pub struct RescueArgs {
+    /// The migration capability x-ignore-shared was on before
+    #[arg(long)]
+    pub ignore_shared: bool,
 }

@@ -5,6 +5,7 @@ mod costs;
 mod daemon;
 mod mount;
 mod paths;
+mod templates;
 mod vmm;
 
 use std::ffi::OsString;
@@ -13,9 +14,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use about::{CompletionsArgs, DemoArgs, ManArgs};
 pub use costs::{MapArgs, ProfileArgs, TopArgs, ViewsArgs};
-pub use daemon::{BrokerArgs, PageCacheArgs, ServeArgs, WarmArgs};
+pub use daemon::{BrokerArgs, PageCacheArgs, RescueArgs, ServeArgs, WarmArgs};
 pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
+pub use templates::{AboutTemplate, CaptureArgs, Then};
 pub use vmm::{DoctorArgs, RunArgsArgs};
 
 /// Serves unwritable VM templates: a path decides between true ROM and a private
@@ -49,6 +51,7 @@ pub enum Command {
     Discard(DiscardArgs),
     RunArgs(RunArgsArgs),
     Doctor(DoctorArgs),
+    Capture(CaptureArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -56,6 +59,8 @@ pub enum Command {
     Broker(BrokerArgs),
     #[command(hide = true)]
     PageCache(PageCacheArgs),
+    #[command(hide = true)]
+    Rescue(RescueArgs),
     #[command(hide = true)]
     Serve(ServeArgs),
     #[command(hide = true)]

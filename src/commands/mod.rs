@@ -7,22 +7,27 @@ use crate::cli::Command;
 use crate::error::{Error, Result};
 
 mod broker;
+mod capture;
 mod demo;
 mod discard;
 mod doctor;
 mod generate;
 mod listing;
 mod ls;
+mod make;
 mod map;
 mod mount;
 mod page_cache;
 mod profile;
+mod progress;
 mod readers;
+mod rescue;
 mod resolve;
 mod run_args;
 mod serve;
 mod shell;
 pub mod table;
+mod target;
 mod top;
 mod umount;
 mod upgrade;
@@ -50,6 +55,8 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Discard(args) => discard::run(&args),
         Command::RunArgs(args) => run_args::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Capture(args) => capture::run(&args),
+        Command::Rescue(args) => rescue::run(&args),
         Command::Demo(_) => demo::run(),
     }
 }

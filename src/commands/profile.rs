@@ -2,13 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::table::{Align, Table, iec_short};
+use super::target;
 use crate::cli::ProfileArgs;
 use crate::error::{Error, Result};
-use crate::name;
 use crate::profile::{self, MAX_FILE, Profile, ProfileList, ProfileReport};
 
 pub fn run(args: &ProfileArgs) -> Result<ExitCode> {
@@ -96,7 +96,8 @@ fn import(mountpoint: &Path, template: &str, file: &Path) -> Result<()> {
             path.display()
         )));
     }
-    let profile = Profile { template: in_store(template)?, ..other };
+    let profile =
+        Profile { template: target::template(template)?.into_os_string().into_encoded_bytes(), ..other };
     let import = mountpoint.join(".templatefs/profiles/import");
     let send = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).open(&import)?;
@@ -111,32 +112,5 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     match file.metadata()?.len() {
         length if length > MAX_FILE => Err(io::Error::other("it is too long for a profile")),
         _ => std::fs::read(path),
-    }
-}
-
-/// A path below a mount as the store's own.
-fn in_store(template: &str) -> Result<Vec<u8>> {
-    let mut path = PathBuf::new();
-    for part in template.split('/') {
-        let request =
-            name::parse(part.as_bytes()).map_err(|why| Error::Invalid(format!("{template}: {why}")))?;
-        if request.query.is_some() {
-            return Err(Error::Invalid(format!("{template}: name a template, without a query")));
-        }
-        path.push(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&request.base));
-    }
-    Ok(path.into_os_string().into_encoded_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_template_is_named_as_in_a_path() {
-        assert_eq!(in_store("debian/a%3Fb.ram").unwrap(), b"debian/a?b.ram");
-        for wrong in ["a?rom=off", "../a", "a//b", "", "a%41"] {
-            assert!(in_store(wrong).is_err(), "{wrong}");
-        }
     }
 }

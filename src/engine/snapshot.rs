@@ -41,6 +41,8 @@ pub struct ViewSnapshot {
     pub uid: u32,
     pub size: u64,
     pub template_size: u64,
+    /// How far the template shows through: less than its size where the view was made shorter once.
+    pub template_shown: u64,
     pub usage: Usage,
     pub since: SystemTime,
     pub counters: CounterValues,
@@ -122,12 +124,14 @@ impl Engine {
                 snapshot.backing = "overlay";
                 snapshot.vm = record.vm;
                 snapshot.size = record.extent.size;
+                snapshot.template_shown = record.extent.template_len;
                 snapshot.usage = view.overlay.usage();
                 snapshot.since = UNIX_EPOCH + Duration::from_secs(record.created);
             }
             Content::Memory(memory) => {
                 let (size, private_bytes) = memory.size_and_usage().ok()?;
                 snapshot.backing = "memory";
+                snapshot.template_shown = 0;
                 snapshot.size = size;
                 snapshot.usage = Usage { private_bytes, zero_bytes: 0 };
                 snapshot.passed_through = true;
@@ -293,6 +297,7 @@ fn snapshot_of_nothing(node: &Node, uid: u32) -> Option<ViewSnapshot> {
         uid,
         size: template.identity.size,
         template_size: template.identity.size,
+        template_shown: template.identity.size,
         usage: Usage::default(),
         since: node.since,
         counters: node.counters.values(),
@@ -316,6 +321,7 @@ fn snapshot_at_rest(name: &Label, known: Named) -> ViewSnapshot {
         uid: record.uid,
         size: record.extent.size,
         template_size: record.identity.size,
+        template_shown: record.extent.template_len,
         usage: known.usage,
         since: UNIX_EPOCH + Duration::from_secs(record.created),
         counters: CounterValues::default(),

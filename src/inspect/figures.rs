@@ -92,6 +92,7 @@ impl<'a> Figures<'a> {
             uid: view.uid,
             size_bytes: view.size,
             template_bytes: view.template_size,
+            shown_bytes: view.template_shown,
             data_bytes: data,
             private_bytes: view.usage.private_bytes,
             zero_bytes: view.usage.zero_bytes,

@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use cache::answer as answer_page_cache;
 pub use figures::is_looked_at;
 pub use pages::{Holding, ResidentPages};
+pub use processes::OpenFiles;
 pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport};
 pub use resident::union;
 pub use templates::{TemplateList, TemplateReport};

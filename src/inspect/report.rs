@@ -32,6 +32,8 @@ pub struct ViewReport {
     pub uid: u32,
     pub size_bytes: u64,
     pub template_bytes: u64,
+    /// How far the template shows through the view.
+    pub shown_bytes: u64,
     /// Of the template, what is no hole.
     pub data_bytes: Option<u64>,
     /// Pages that the view owns in the state directory.

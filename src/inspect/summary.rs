@@ -214,6 +214,7 @@ pub mod samples {
             uid: 1000,
             size_bytes: 1 << 20,
             template_bytes: 1 << 20,
+            shown_bytes: 1 << 20,
             data_bytes: Some(1 << 20),
             private_bytes: 0,
             zero_bytes: 0,

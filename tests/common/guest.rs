@@ -21,6 +21,7 @@ use super::qemu::{Qemu, Starting, backend};
 /// A boot takes about 3 s; eight guests share two cores, and CI may be slower still.
 const BOOT: Duration = Duration::from_secs(120);
 const COMMAND: Duration = Duration::from_secs(60);
+const OTHER_QMP: &str = "other-qmp";
 /// Record separator, as tests/guest/init prints it.
 const MARK: char = '\x1e';
 
@@ -129,6 +130,12 @@ impl Template {
         fs::set_permissions(&self.state, Permissions::from_mode(0o444)).unwrap();
     }
 
+    /// What somebody else has captured of the same machine.
+    pub fn captured_as(&self, ram: PathBuf, state: PathBuf) -> Template {
+        let (machine, kernel, initrd) = (self.machine, self.kernel.clone(), self.initrd.clone());
+        Template { machine, ram, state, kernel, initrd }
+    }
+
     /// A running guest that goes on where the template was captured.
     pub fn restore(&self, ram: Backend, nvdimm: Option<Backend>) -> Guest {
         self.restore_as(None, ram, nvdimm)
@@ -198,6 +205,11 @@ impl Guest {
         // The guest stands still until `cont`: whatever it prints finds this connection.
         let console = Lines::new(qemu.connect("console"));
         Guest { qemu, console, commands: 0 }
+    }
+
+    /// Where another client may speak QMP to it.
+    pub fn other_qmp(&self) -> PathBuf {
+        self.qemu.directory().join(OTHER_QMP)
     }
 
     /// Runs one line in the guest's shell: its exit code, and all it printed.
@@ -306,6 +318,8 @@ fn memory_arguments(machine: Machine, ram: &Backend, nvdimm: Option<&Backend>) -
 fn device_arguments(template: &Template, directory: &Path) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+    // For another client: the tests keep the first one.
+    add("-qmp", format!("unix:{}/{OTHER_QMP},server=on,wait=off", directory.display()));
     add("-device", "virtio-balloon-pci".to_owned());
     let console = directory.join("console");
     let console = console.display();

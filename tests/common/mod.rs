@@ -18,6 +18,7 @@ pub mod mounted;
 pub mod ops;
 pub mod qemu;
 pub mod random;
+pub mod small;
 pub mod sparse;
 pub mod stuck;
 /// The program's own system calls, some of which the tests make too.

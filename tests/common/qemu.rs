@@ -111,6 +111,11 @@ impl Qemu {
         self.process.child.id()
     }
 
+    /// Its own, for sockets; it lives as long as QEMU.
+    pub fn directory(&self) -> &Path {
+        self.process.directory.path()
+    }
+
     /// A socket that QEMU made in its directory.
     pub fn connect(&mut self, socket: &str) -> UnixStream {
         let path = self.process.directory.path().join(socket);

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use crate::cli::MapArgs;
 use crate::commands::table::iec;
+use crate::commands::target;
 use crate::error::{Error, Result};
 use crate::inspect::ViewReport;
 use crate::overlay::PAGE;
@@ -43,7 +44,7 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
 type Subject = Box<dyn Fn(Room) -> Picture>;
 
 fn of_view(target: &Path, id: Option<&str>) -> Result<Subject> {
-    let found = source::find(target, id)?;
+    let found = target::find(target, id)?;
     let pages = source::pages(&found.mountpoint, &found.view)?;
     let title = title(&found.view);
     Ok(Box::new(move |room| Picture::of_view(title.clone(), &pages, room)))
