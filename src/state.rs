@@ -208,6 +208,31 @@ pub fn default_base() -> Option<PathBuf> {
     candidates.into_iter().find(on_tmpfs)
 }
 
+/// The state directories in the usual places, of mounts that are and that were, as far as this user may look.
+pub fn usual_places() -> Vec<PathBuf> {
+    let mut bases = vec![PathBuf::from("/run/templatefs"), "/dev/shm/templatefs".into()];
+    bases
+        .extend(std::env::var_os("XDG_RUNTIME_DIR").map(|runtime| PathBuf::from(runtime).join("templatefs")));
+    bases.extend(below("/run/user").into_iter().map(|runtime| runtime.join("templatefs")));
+    let of_users = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"templatefs-"))
+    };
+    bases.extend(below("/dev/shm").into_iter().filter(of_users));
+    bases.sort();
+    bases.dedup();
+    bases.into_iter().flat_map(below).collect()
+}
+
+fn below(directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The store that a state directory belongs to.
+pub fn store_of(path: &Path) -> Option<PathBuf> {
+    read_description(path).map(|found| found.store.into())
+}
+
 /// A path as one file name: `/` becomes `-`, and what could be mistaken for it `\xNN`.
 fn escape(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();

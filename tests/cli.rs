@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 19] = [
     "mount",
     "umount",
     "upgrade",
@@ -25,6 +25,9 @@ const COMMANDS: [&str; 16] = [
     "run-args",
     "doctor",
     "capture",
+    "import",
+    "verify",
+    "rm",
     "demo",
     "completions",
     "man",

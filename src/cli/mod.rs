@@ -17,7 +17,7 @@ pub use costs::{MapArgs, ProfileArgs, TopArgs, ViewsArgs};
 pub use daemon::{BrokerArgs, PageCacheArgs, RescueArgs, ServeArgs, WarmArgs};
 pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
-pub use templates::{AboutTemplate, CaptureArgs, Then};
+pub use templates::{AboutTemplate, CaptureArgs, ImportArgs, RmArgs, Then, VerifyArgs};
 pub use vmm::{DoctorArgs, RunArgsArgs};
 
 /// Serves unwritable VM templates: a path decides between true ROM and a private
@@ -52,6 +52,9 @@ pub enum Command {
     RunArgs(RunArgsArgs),
     Doctor(DoctorArgs),
     Capture(CaptureArgs),
+    Import(ImportArgs),
+    Verify(VerifyArgs),
+    Rm(RmArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

@@ -4,7 +4,11 @@
 //! reading before fstat has called it a regular file: opening a FIFO would block and opening a
 //! device may do anything.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{
@@ -13,7 +17,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{self, Error};
+use crate::manifest::{MAX_LENGTH, Manifest, is_manifest};
 use crate::name::{escape, printable};
+use crate::store::is_internal;
 
 /// The directory at a mount's root that is not part of its store.
 const RESERVED: &[u8] = b".templatefs";
@@ -21,7 +27,11 @@ const RESERVED: &[u8] = b".templatefs";
 pub struct Template {
     /// As it is written in a path below the mountpoint.
     pub name: Vec<u8>,
+    /// Beneath the root, as it was read.
+    pub path: PathBuf,
     pub size: u64,
+    /// What its filesystem keeps for it.
+    pub disk: u64,
     /// Bytes that are not in holes; None where the caller may not open the file.
     pub data: Option<u64>,
     /// Permission bits.
@@ -38,10 +48,12 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Both sorted by name.
+/// All sorted by name.
 #[derive(Default)]
 pub struct Listing {
     pub templates: Vec<Template>,
+    /// What is no template but tells of some, by path beneath the root.
+    pub manifests: Vec<(PathBuf, Manifest)>,
     /// Directories and files that could not be looked at.
     pub skipped: Vec<Skipped>,
 }
@@ -64,6 +76,7 @@ pub fn list(root: &Path) -> error::Result<Listing> {
         }
     }
     walk.found.templates.sort_by(|a, b| a.name.cmp(&b.name));
+    walk.found.manifests.sort_by(|(a, _), (b, _)| a.cmp(b));
     walk.found.skipped.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(walk.found)
 }
@@ -85,11 +98,13 @@ impl Walk {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             let reserved = path.is_empty() && name == RESERVED;
-            if reserved || matches!(name, b"." | b"..") {
+            let internal = is_internal(Path::new(OsStr::from_bytes(path)), name);
+            if reserved || internal || matches!(name, b"." | b"..") {
                 continue;
             }
             let child = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
             match self.template(&child) {
+                Ok(Found::Template(template)) if is_manifest(name) => self.manifest(template),
                 Ok(Found::Directory) => pending.push(child),
                 Ok(Found::Template(template)) => self.found.templates.push(template),
                 Ok(Found::Other) => {}
@@ -97,6 +112,23 @@ impl Walk {
             }
         }
         Ok(())
+    }
+
+    /// A file that only has such a name is a template like others.
+    fn manifest(&mut self, file: Template) {
+        match self.read_manifest(&file) {
+            Some(manifest) => self.found.manifests.push((file.path, manifest)),
+            None => self.found.templates.push(file),
+        }
+    }
+
+    fn read_manifest(&self, file: &Template) -> Option<Manifest> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let opened = openat2(&self.root, &file.path, flags, Mode::empty(), beneath).ok()?;
+        let mut text = Vec::new();
+        File::from(opened).take(MAX_LENGTH).read_to_end(&mut text).ok()?;
+        Manifest::parse(&text, "").ok()
     }
 
     /// What an entry is once a symlink that stays beneath the root is followed.
@@ -124,7 +156,9 @@ impl Walk {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         Ok(Found::Template(Template {
             name: self.written(path),
+            path: PathBuf::from(OsStr::from_bytes(path)),
             size,
+            disk: u64::try_from(stat.st_blocks).unwrap_or_default() * 512,
             data: reopen(&pinned).and_then(|file| data_bytes(&file)).ok().map(|data| data.min(size)),
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,

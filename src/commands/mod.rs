@@ -12,6 +12,7 @@ mod demo;
 mod discard;
 mod doctor;
 mod generate;
+mod import;
 mod listing;
 mod ls;
 mod make;
@@ -23,6 +24,7 @@ mod progress;
 mod readers;
 mod rescue;
 mod resolve;
+mod rm;
 mod run_args;
 mod serve;
 mod shell;
@@ -31,6 +33,8 @@ mod target;
 mod top;
 mod umount;
 mod upgrade;
+mod usage;
+mod verify;
 mod views;
 mod warm;
 
@@ -56,6 +60,9 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::RunArgs(args) => run_args::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Capture(args) => capture::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Rm(args) => rm::run(&args),
         Command::Rescue(args) => rescue::run(&args),
         Command::Demo(_) => demo::run(),
     }
