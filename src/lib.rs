@@ -45,6 +45,7 @@ pub mod policy;
 pub mod profile;
 mod program;
 pub mod publish;
+mod qcow2;
 pub mod qemu;
 mod qmp;
 pub mod rules;

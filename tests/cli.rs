@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 23] = [
     "mount",
     "umount",
     "upgrade",
@@ -28,6 +28,10 @@ const COMMANDS: [&str; 19] = [
     "import",
     "verify",
     "rm",
+    "commit",
+    "fork",
+    "diff",
+    "export",
     "demo",
     "completions",
     "man",

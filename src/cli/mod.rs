@@ -6,6 +6,7 @@ mod daemon;
 mod mount;
 mod paths;
 mod templates;
+mod views;
 mod vmm;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ pub use daemon::{BrokerArgs, PageCacheArgs, RescueArgs, ServeArgs, WarmArgs};
 pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
 pub use templates::{AboutTemplate, CaptureArgs, ImportArgs, RmArgs, Then, VerifyArgs};
+pub use views::{CommitArgs, DiffArgs, ExportArgs, ExportFormat, ForkArgs};
 pub use vmm::{DoctorArgs, RunArgsArgs};
 
 /// Serves unwritable VM templates: a path decides between true ROM and a private
@@ -55,6 +57,10 @@ pub enum Command {
     Import(ImportArgs),
     Verify(VerifyArgs),
     Rm(RmArgs),
+    Commit(CommitArgs),
+    Fork(ForkArgs),
+    Diff(DiffArgs),
+    Export(ExportArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

@@ -8,9 +8,13 @@ use crate::error::{Error, Result};
 
 mod broker;
 mod capture;
+mod commit;
 mod demo;
+mod diff;
 mod discard;
 mod doctor;
+mod export;
+mod fork;
 mod generate;
 mod import;
 mod listing;
@@ -63,6 +67,10 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Import(args) => import::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Rm(args) => rm::run(&args),
+        Command::Commit(args) => commit::run(&args),
+        Command::Fork(args) => fork::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Rescue(args) => rescue::run(&args),
         Command::Demo(_) => demo::run(),
     }
