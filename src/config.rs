@@ -10,6 +10,7 @@ use crate::cli::MountArgs;
 use crate::engine::{Limits, Options};
 use crate::error::{Error, Result};
 use crate::listen::Address;
+use crate::manifest::Fact;
 use crate::mount_options::{self, MountOption};
 use crate::name::printable;
 use crate::rules::Backing;
@@ -47,6 +48,8 @@ pub struct MountConfig {
     pub max_nodes_per_user: Option<u64>,
     /// A policy beside the store's own.
     pub policy: Option<PathBuf>,
+    /// What the manifests of templates must vouch for before there are private views of them; sorted.
+    pub require: Vec<Fact>,
     /// Bytes; None: the kernel's default.
     pub read_ahead: Option<u64>,
 }
@@ -115,6 +118,7 @@ impl MountConfig {
             warm: given.warm.unwrap_or(0),
             read_ahead: given.read_ahead,
             policy: given.policy,
+            require: given.require.unwrap_or_default(),
             budget: given.budget,
             overcommit: given.overcommit.unwrap_or(Self::THOUSANDTHS),
             max_private: given.max_private,
@@ -142,6 +146,7 @@ impl MountConfig {
             ("--log-file", self.log_file.clone().map(OsString::from)),
             ("--state-dir", self.state_dir.clone().map(OsString::from)),
             ("--policy", self.policy.clone().map(OsString::from)),
+            ("--require", (!self.require.is_empty()).then(|| words(&self.require).into())),
             ("--budget", self.budget.map(|bytes| bytes.to_string().into())),
             ("--overcommit", Some((self.overcommit as f64 / Self::THOUSANDTHS as f64).to_string().into())),
             ("--max-private", self.max_private.map(|bytes| bytes.to_string().into())),
@@ -174,6 +179,7 @@ fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
         path(&args.log_file).map(MountOption::LogFile),
         path(&args.state_dir).map(MountOption::StateDir),
         path(&args.policy).map(MountOption::Policy),
+        args.require.clone().map(MountOption::Require),
         args.budget.clone().map(MountOption::Budget),
         args.overcommit.clone().map(MountOption::Overcommit),
         args.max_private.clone().map(MountOption::MaxPrivate),
@@ -205,6 +211,7 @@ struct Given {
     warm: Option<usize>,
     read_ahead: Option<u64>,
     policy: Option<PathBuf>,
+    require: Option<Vec<Fact>>,
     budget: Option<u64>,
     overcommit: Option<u64>,
     max_private: Option<u64>,
@@ -249,6 +256,7 @@ impl Given {
             MountOption::Policy(path) => {
                 once(&mut self.policy, "policy", absolute("policy", Path::new(&path))?)?;
             }
+            MountOption::Require(text) => once(&mut self.require, "require", facts(&text)?)?,
             MountOption::MetricsListen(text) => {
                 once(&mut self.metrics_listen, "metrics_listen", Address::parse(&text)?)?;
             }
@@ -285,6 +293,24 @@ fn backing(text: &str) -> Result<Backing> {
         let text = printable(text.as_bytes());
         Error::Invalid(format!("backing={text}: it is overlay, memory or auto"))
     })
+}
+
+fn facts(text: &str) -> Result<Vec<Fact>> {
+    let mut facts = Vec::new();
+    // A comma is awkward behind -o.
+    for word in text.split([',', ':']) {
+        facts.push(Fact::parse(word).ok_or_else(|| {
+            let word = printable(word.as_bytes());
+            Error::Invalid(format!("require={word}: the facts are {}", Fact::names()))
+        })?);
+    }
+    facts.sort_unstable();
+    facts.dedup();
+    Ok(facts)
+}
+
+fn words(facts: &[Fact]) -> String {
+    facts.iter().map(|fact| fact.as_str()).collect::<Vec<_>>().join(",")
 }
 
 /// How many of something to keep ready.
@@ -407,7 +433,7 @@ mod tests {
     #[test]
     fn the_serving_process_is_told_the_same() {
         let all = "rw,allow_other,allow_template_writes,foreground,nonempty,threads=3,log_level=debug,log_file=/l,\
-                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,warm=5,read_ahead=512,policy=/p,budget=3GiB,\
+                   state_dir=/-d,metrics_listen=127.0.0.1:9,backing=auto,pool=3,warm=5,read_ahead=512,policy=/p,require=vmgenid\\,no-ssh-keys,budget=3GiB,\
                    overcommit=1.5,max_private=1000,max_views_per_user=7,max_nodes_per_user=9";
         for words in [&[][..], &["-o", all], &["-o", "metrics_listen=unix:/m"]] {
             let config = config(words).unwrap();

@@ -367,10 +367,11 @@ fn listener(config: &MountConfig, is_successor: bool) -> Result<Option<Listener>
 /// them opens nothing new until they are read again.
 fn guard(config: &MountConfig, store: &DirectoryStore, is_successor: bool) -> Result<Guard> {
     let operators = config.policy.clone();
-    match Guard::load(store, operators.clone()) {
+    let require = config.require.clone();
+    match Guard::load(store, operators.clone(), require.clone()) {
         Err(error) if is_successor => {
             log::error!("{error}; nothing new can be opened until the policies are read again (SIGHUP)");
-            Ok(Guard::closed(operators))
+            Ok(Guard::closed(operators, require))
         }
         loaded => loaded,
     }

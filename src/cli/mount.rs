@@ -9,7 +9,7 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
                         foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
-                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, warm=N, read_ahead=KIB, policy=FILE, budget=SIZE, overcommit=RATIO, max_private=SIZE, max_views_per_user=N and max_nodes_per_user=N; a comma in a path is written `\\,` there. The usual words of \
+                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, warm=N, read_ahead=KIB, policy=FILE, require=FACTS, budget=SIZE, overcommit=RATIO, max_private=SIZE, max_views_per_user=N and max_nodes_per_user=N; a comma in a value is written `\\,` there. The usual words of \
                         fstab are accepted; ro, exec and what is unknown are errors.\n\n\
                         Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
 pub struct MountArgs {
@@ -83,6 +83,10 @@ pub struct MountArgs {
     /// How many names each user may have looked up at once, and how many files open [default: 65536]
     #[arg(long, value_name = "N")]
     pub max_nodes_per_user: Option<String>,
+    /// Open private views only of templates whose manifest vouches for these facts, such as
+    /// vmgenid,no-machine-id; EACCES else
+    #[arg(long, value_name = "FACT,...")]
+    pub require: Option<String>,
     /// Options as in fstab, separated by commas; may be repeated
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,

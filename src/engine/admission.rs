@@ -7,6 +7,7 @@ use super::nodes::{Node, OpenState, PrivateRef, TemplateRef, What};
 use crate::access::Caller;
 use crate::caller;
 use crate::error::{Error, Result};
+use crate::manifest::Fact;
 use crate::policy::{self, Guard, Wish};
 use crate::rules::Kind;
 
@@ -36,8 +37,25 @@ impl Engine {
         let path = &template.path;
         self.guard.check(&Wish { path, kind, uid: caller.uid, groups: &groups, size })?;
         match kind.is_private() {
-            true => self.admit_size(path, size),
+            true => self.admit_size(path, size).and_then(|()| self.require(path)),
             false => Ok(()),
+        }
+    }
+
+    /// Does the template's manifest vouch for all that is required of it?
+    fn require(&self, path: &Path) -> Result<()> {
+        let required = self.guard.required(path);
+        if required.is_empty() {
+            return Ok(());
+        }
+        let found = self.store.manifest(path)?;
+        let vouches = |fact: &Fact| found.as_ref().is_some_and(|(_, manifest)| manifest.safe.contains(fact));
+        match required.into_iter().find(|(fact, _)| !vouches(fact)) {
+            None => Ok(()),
+            Some((fact, title)) => {
+                let manifest = found.as_ref().map(|(path, _)| path.as_path());
+                Err(policy::not_vouched_for(path, fact, &title, manifest))
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{Policy, Rule, Who};
 use crate::error::{Error, Result};
+use crate::manifest::Fact;
 
 /// Names to numbers; None where nobody has that name.
 pub struct Names<'a> {
@@ -30,6 +31,8 @@ struct RuleText {
     groups: Option<Vec<NameOrId>>,
     max_size: Option<ByteSize>,
     max_views: Option<u64>,
+    #[serde(default)]
+    require: Vec<Fact>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +117,7 @@ impl RuleText {
             who,
             max_size: self.max_size.map(|size| size.as_u64()),
             max_views: self.max_views,
+            require: self.require,
         })
     }
 }

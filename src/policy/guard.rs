@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 
 use super::{Names, Policy, Wish};
 use crate::error::{Error, Result};
+use crate::manifest::Fact;
 use crate::store::{self, Store};
 
 /// More than any policy needs.
@@ -21,26 +22,32 @@ const MAX_LENGTH: u64 = 1 << 20;
 pub struct Guard {
     /// The operator's file, beside the store's own.
     operators: Option<PathBuf>,
+    /// An option of the mount.
+    require: Vec<Fact>,
     policies: RwLock<Arc<Vec<Policy>>>,
 }
 
 impl Guard {
     /// # Errors
     /// A policy that cannot be read or understood: nothing may be served then.
-    pub fn load(store: &dyn Store, operators: Option<PathBuf>) -> Result<Self> {
-        let policies = RwLock::new(Arc::new(read_all(store, operators.as_deref())?));
-        Ok(Self { operators, policies })
+    pub fn load(store: &dyn Store, operators: Option<PathBuf>, require: Vec<Fact>) -> Result<Self> {
+        let guard = Self { operators, require, policies: RwLock::default() };
+        guard.reload(store)?;
+        Ok(guard)
     }
 
     /// Refuses whatever is new, until a reload.
-    pub fn closed(operators: Option<PathBuf>) -> Self {
-        Self { operators, policies: RwLock::new(Arc::new(vec![Policy::closed()])) }
+    pub fn closed(operators: Option<PathBuf>, require: Vec<Fact>) -> Self {
+        Self { operators, require, policies: RwLock::new(Arc::new(vec![Policy::closed()])) }
     }
 
     /// Takes the files as they are now; where one cannot be used all stays as it was. What is open
     /// stays open.
     pub fn reload(&self, store: &dyn Store) -> Result<()> {
-        let policies = read_all(store, self.operators.as_deref())?;
+        let mut policies = read_all(store, self.operators.as_deref())?;
+        if !self.require.is_empty() {
+            policies.push(Policy::requiring(&self.require));
+        }
         *self.policies.write() = Arc::new(policies);
         Ok(())
     }
@@ -63,6 +70,13 @@ impl Guard {
         let limit =
             policies.iter().filter_map(|policy| policy.max_views(path)).min_by_key(|(limit, _)| *limit);
         limit.map(|(limit, title)| (limit, title.to_owned()))
+    }
+
+    /// As [`Policy::required`], of all policies.
+    pub fn required(&self, path: &Path) -> Vec<(Fact, String)> {
+        let policies = self.now();
+        let all = policies.iter().flat_map(|policy| policy.required(path));
+        all.map(|(fact, title)| (fact, title.to_owned())).collect()
     }
 
     fn now(&self) -> Arc<Vec<Policy>> {

@@ -15,6 +15,7 @@ pub use file::Names;
 pub use guard::Guard;
 
 use crate::error::{Error, Result};
+use crate::manifest::{Fact, SUFFIX};
 use crate::rules::Kind;
 
 /// The rules of one file.
@@ -33,6 +34,8 @@ struct Rule {
     who: Option<Who>,
     max_size: Option<u64>,
     max_views: Option<u64>,
+    /// What a template's manifest must vouch for before there are private views of it.
+    require: Vec<Fact>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,17 +58,13 @@ pub struct Wish<'a> {
 impl Policy {
     /// Lets nobody open anything.
     fn closed() -> Self {
-        let everything = GlobSet::builder().add(Glob::new("**").expect("a glob")).build().expect("a set");
-        let title = "a policy that could not be read when this daemon took over".to_owned();
-        let rule = Rule {
-            title,
-            paths: everything,
-            allow: Some(vec![]),
-            who: None,
-            max_size: None,
-            max_views: None,
-        };
-        Self { rules: vec![rule] }
+        let title = "a policy that could not be read when this daemon took over";
+        Self { rules: vec![Rule { allow: Some(vec![]), ..Rule::of_everything(title) }] }
+    }
+
+    /// Of every template the same is required, by an option of the mount.
+    fn requiring(facts: &[Fact]) -> Self {
+        Self { rules: vec![Rule { require: facts.to_vec(), ..Rule::of_everything("--require") }] }
     }
 
     /// EACCES, or EFBIG for a view that is too large.
@@ -85,12 +84,30 @@ impl Policy {
         limits.min_by_key(|(limit, _)| *limit)
     }
 
+    /// What the manifest of the template at `path` must vouch for, and which rule says so.
+    pub fn required<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = (Fact, &'a str)> {
+        self.matching(path).flat_map(|rule| rule.require.iter().map(|fact| (*fact, rule.title.as_str())))
+    }
+
     fn matching<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Rule> {
         self.rules.iter().filter(move |rule| rule.paths.is_match(path))
     }
 }
 
 impl Rule {
+    fn of_everything(title: &str) -> Self {
+        let everything = GlobSet::builder().add(Glob::new("**").expect("a glob")).build().expect("a set");
+        Self {
+            title: title.to_owned(),
+            paths: everything,
+            allow: None,
+            who: None,
+            max_size: None,
+            max_views: None,
+            require: Vec::new(),
+        }
+    }
+
     fn check(&self, wish: &Wish<'_>) -> Result<()> {
         let (path, title) = (wish.path.display(), &self.title);
         let kind = wish.kind.as_str();
@@ -118,6 +135,19 @@ impl Who {
         let in_group = || (wish.groups)().iter().any(|group| self.groups.contains(group));
         wish.uid == 0 || self.users.contains(&wish.uid) || (!self.groups.is_empty() && in_group())
     }
+}
+
+/// EACCES: nobody vouches for what a rule requires of a template.
+pub fn not_vouched_for(path: &Path, fact: Fact, title: &str, manifest: Option<&Path>) -> Error {
+    let (path, fact) = (path.display(), fact.as_str());
+    let what = match manifest {
+        Some(manifest) => format!("its manifest {} does not vouch for it", manifest.display()),
+        None => format!("it has no manifest (such as {path}{SUFFIX})"),
+    };
+    Error::Denied(format!(
+        "{path}: {title} requires {fact} of it, and {what}: make the template so and say --safe {fact} when it is captured, \
+         imported or committed, or do not require it"
+    ))
 }
 
 /// EFBIG: a view would be longer than a rule lets it be.

@@ -77,6 +77,17 @@ fn the_smallest_limit_counts() {
 }
 
 #[test]
+fn all_that_matching_rules_require_is_required() {
+    let text = "[[rule]]\npath = '**'\nrequire = ['vmgenid']\n[[rule]]\npath = 'a/*'\nrequire = ['no-ssh-keys', 'shareable']\n";
+    let policy = parse(text).unwrap();
+    let required =
+        |path: &str| policy.required(Path::new(path)).map(|(fact, _)| fact.as_str()).collect::<Vec<_>>();
+    assert_eq!(required("a/b"), ["vmgenid", "no-ssh-keys", "shareable"]);
+    assert_eq!(required("b"), ["vmgenid"]);
+    assert_eq!(policy.required(Path::new("a/b")).last().unwrap().1, "p.toml: rule 2 (a/*)");
+}
+
+#[test]
 fn what_is_not_understood_is_refused_in_one_line_that_says_where() {
     for (text, expected) in [
         ("[[rule]]\npath = \"a\"\nalow = []", "p.toml: line 3: unknown field `alow`"),
@@ -90,6 +101,7 @@ fn what_is_not_understood_is_refused_in_one_line_that_says_where() {
         ("[[rule]]\npath = \"a\"\nusers = [\"nobody-of-this-name\"]", "there is no user nobody-of-this-name"),
         ("[[rule]]\npath = \"a\"\nmax-size = \"many\"", "p.toml: line 3: "),
         ("[[rule]]\npath = \"a\"\nmax-views = -1", "p.toml: line 3: "),
+        ("[[rule]]\npath = \"a\"\nrequire = [\"harmless\"]", "p.toml: line 3: unknown variant `harmless`"),
         ("no toml", "p.toml: line 1: "),
     ] {
         let error = parse(text).unwrap_err().to_string();
