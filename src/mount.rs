@@ -272,6 +272,13 @@ pub struct MountEntry {
     pub options: String,
 }
 
+impl MountEntry {
+    /// Who mounted, where the filesystem tells: those of FUSE do.
+    pub fn uid(&self) -> Option<u32> {
+        self.options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
+    }
+}
+
 /// The mounts of this process, in the order they were made.
 pub fn mounts() -> Result<Vec<MountEntry>> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(|e| Error::io("/proc/self/mountinfo", e))?;
@@ -339,14 +346,15 @@ mod tests {
 
     #[test]
     fn a_line_of_mountinfo_is_read_with_its_escapes() {
-        let line = br"73 29 0:57 / /mnt/a\040b rw,nosuid shared:7 - fuse.templatefs /store\134x rw,user_id=0";
+        let line = br"73 29 0:57 / /mnt/a\040b rw,nosuid shared:7 - fuse.templatefs /store\134x rw,user_id=7";
         let expected = MountEntry {
             device: Device { major: 0, minor: 57 },
             mountpoint: "/mnt/a b".into(),
             filesystem: "fuse.templatefs".into(),
             source: r"/store\x".into(),
-            options: "rw,user_id=0".into(),
+            options: "rw,user_id=7".into(),
         };
+        assert_eq!(expected.uid(), Some(7));
         assert_eq!(parse_mount(line), Some(expected));
         assert_eq!(parse_mount(b""), None);
         assert!(is_mountpoint(Path::new("/proc")).unwrap());

@@ -11,7 +11,7 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -159,8 +159,17 @@ fn lock_of_live_daemon(lock: &File, path: &Path) -> rustix::io::Result<()> {
     }
 }
 
+/// Its two paths are no longer than the kernel's limit, each byte of them written as `\xNN` at worst.
+const DESCRIPTION: u64 = 64 << 10;
+
+/// It may be another user's directory, who must not be able to make its reader wait.
 fn read_description(path: &Path) -> Option<Mounted> {
-    serde_json::from_slice(&std::fs::read(path.join("mount.json")).ok()?).ok()
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
+    let file = options.open(path.join("mount.json")).ok()?;
+    let mut text = Vec::new();
+    file.metadata().ok()?.is_file().then(|| file.take(DESCRIPTION).read_to_end(&mut text).ok())??;
+    serde_json::from_slice(&text).ok()
 }
 
 /// None where this user may not look, or where nothing is mounted.
@@ -170,10 +179,31 @@ pub fn description(path: &Path) -> Option<Description> {
     Some(Description { held_by, served_by, passthrough: found.passthrough })
 }
 
-/// Does this directory hold the state of what is mounted there?
-pub fn is_of(path: &Path, mountpoint: &Path) -> bool {
+/// The state of what `uid` has mounted there, if it is where it is unless told.
+pub fn find(mountpoint: &Path, uid: u32) -> Option<PathBuf> {
     let wanted = printable(mountpoint.as_os_str().as_bytes());
-    read_description(path).is_some_and(|found| found.mountpoint == wanted)
+    let states = bases(uid).into_iter().map(|base| base.join(escape(mountpoint)));
+    let is_its = |state: &PathBuf| {
+        let owned = std::fs::symlink_metadata(state).is_ok_and(|metadata| metadata.uid() == uid);
+        owned && read_description(state).is_some_and(|found| found.mountpoint == wanted)
+    };
+    states.into_iter().find(is_its)
+}
+
+/// Where the states of this user's mounts are unless told, the best first.
+fn bases(uid: u32) -> Vec<PathBuf> {
+    if uid == 0 {
+        return vec!["/run/templatefs".into(), "/dev/shm/templatefs".into()];
+    }
+    let own = uid == rustix::process::geteuid().as_raw();
+    // pam_systemd(8) makes this one.
+    let runtime = match own {
+        true => std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from),
+        false => Some(format!("/run/user/{uid}").into()),
+    };
+    let mut places: Vec<_> = runtime.map(|runtime| runtime.join("templatefs")).into_iter().collect();
+    places.push(format!("/dev/shm/templatefs-{uid}").into());
+    places
 }
 
 /// Where a mount keeps its state unless told: on tmpfs, one directory a mountpoint.
@@ -190,17 +220,7 @@ pub fn default_path(mountpoint: &Path) -> Result<PathBuf> {
 
 /// The directory of all mounts' states; it need not exist.
 pub fn default_base() -> Option<PathBuf> {
-    let uid = rustix::process::geteuid();
-    let mut candidates = Vec::new();
-    if uid.is_root() {
-        candidates.push(PathBuf::from("/run/templatefs"));
-        candidates.push(PathBuf::from("/dev/shm/templatefs"));
-    } else {
-        if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
-            candidates.push(PathBuf::from(runtime).join("templatefs"));
-        }
-        candidates.push(PathBuf::from(format!("/dev/shm/templatefs-{}", uid.as_raw())));
-    }
+    let candidates = bases(rustix::process::geteuid().as_raw());
     let on_tmpfs = |path: &PathBuf| {
         let parent = path.parent().unwrap_or(path);
         statfs(parent).is_ok_and(|s| s.f_type == libc::TMPFS_MAGIC)

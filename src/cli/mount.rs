@@ -102,10 +102,15 @@ pub struct MountArgs {
                         read the state of the mount, or does not come up, the old one serves on, and this \
                         command says why. Only the user who mounted and root may do it.\n\n\
                         Example:\n  templatefs upgrade /mnt/t\n  \
-                        templatefs upgrade --binary /opt/templatefs-2/templatefs /mnt/t"
+                        templatefs upgrade --binary /opt/templatefs-2/templatefs /mnt/t\n  \
+                        templatefs upgrade --all"
 )]
 pub struct UpgradeArgs {
-    pub mountpoint: PathBuf,
+    #[arg(required_unless_present = "all")]
+    pub mountpoint: Option<PathBuf>,
+    /// Every mount of this user, or as root of all users; when one cannot be upgraded the others are
+    #[arg(long, conflicts_with_all = ["mountpoint", "state_dir"])]
+    pub all: bool,
     /// The program that is to serve [default: the one that runs this command]
     #[arg(long, value_name = "PATH")]
     pub binary: Option<PathBuf>,
@@ -116,7 +121,11 @@ pub struct UpgradeArgs {
 
 /// Unmount; a busy mount says who holds it.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  templatefs umount /mnt/t")]
+#[command(after_help = "Example:\n  templatefs umount /mnt/t\n  templatefs umount --all")]
 pub struct UmountArgs {
-    pub mountpoint: PathBuf,
+    #[arg(required_unless_present = "all")]
+    pub mountpoint: Option<PathBuf>,
+    /// Every mount of this user, or as root of all users, that is not busy
+    #[arg(long, conflicts_with = "mountpoint")]
+    pub all: bool,
 }

@@ -22,6 +22,7 @@ mod ls;
 mod make;
 mod map;
 mod mount;
+mod own;
 mod page_cache;
 mod profile;
 mod progress;

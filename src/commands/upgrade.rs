@@ -7,11 +7,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::umount::own_mount;
+use super::own;
 use crate::cli::UpgradeArgs;
 use crate::error::{Error, Result};
 use crate::holder::door;
 use crate::holder::wire::{self, Message};
+use crate::mount::MountEntry;
 use crate::name::printable;
 use crate::program::Program;
 use crate::state;
@@ -24,12 +25,18 @@ pub fn run(args: &UpgradeArgs) -> Result<ExitCode> {
     let shown = |path: &PathBuf| path.display().to_string();
     let named = args.binary.as_ref().map_or_else(|| "this program".into(), shown);
     let program = program.map_err(|e| Error::io(format!("{named}: it cannot serve a mount"), e))?;
-    let mountpoint = own_mount(&args.mountpoint)?;
+    own::each(args.mountpoint.as_ref(), |entry| {
+        let state = match &args.state_dir {
+            Some(path) => path.clone(),
+            None => state_of(entry, args.all)?,
+        };
+        upgrade(&entry.mountpoint, &state, &program)
+    })
+}
+
+/// What to tell of it.
+fn upgrade(mountpoint: &Path, state: &Path, program: &Program) -> Result<String> {
     let shown = mountpoint.display();
-    let state = match &args.state_dir {
-        Some(path) => path.clone(),
-        None => state_of(&mountpoint)?,
-    };
     let failed = |e| {
         Error::io(
             format!(
@@ -40,7 +47,7 @@ pub fn run(args: &UpgradeArgs) -> Result<ExitCode> {
             e,
         )
     };
-    let socket = door::knock(&state).map_err(failed)?;
+    let socket = door::knock(state).map_err(failed)?;
     // It may have refused before it was asked.
     let sent = wire::send(&socket, b'U', "", Some(program.file().as_fd()));
     let mut answer = wire::receive(&socket).map_err(failed)?;
@@ -49,10 +56,7 @@ pub fn run(args: &UpgradeArgs) -> Result<ExitCode> {
     }
     match answer {
         Some(Message::Done(version)) => {
-            super::print(
-                format!("{shown}: templatefs {} serves it now\n", printable(version.as_bytes())).as_bytes(),
-            )?;
-            Ok(ExitCode::SUCCESS)
+            Ok(format!("{shown}: templatefs {} serves it now\n", printable(version.as_bytes())))
         }
         Some(Message::Refused(why)) => {
             Err(Error::Invalid(format!("{shown}: not upgraded: {}", printable(why.as_bytes()))))
@@ -62,14 +66,19 @@ pub fn run(args: &UpgradeArgs) -> Result<ExitCode> {
     }
 }
 
-/// The place that it has unless told otherwise, or what the mount says.
-fn state_of(mountpoint: &Path) -> Result<PathBuf> {
-    if let Ok(usual) = state::default_path(mountpoint)
-        && state::is_of(&usual, mountpoint)
-    {
+/// The place that it has unless told otherwise, or what the mount says. Where `all` are meant, another user's mount is
+/// not asked: it need not be what it says it is, and could keep those after it waiting.
+fn state_of(entry: &MountEntry, all: bool) -> Result<PathBuf> {
+    let mountpoint = &entry.mountpoint;
+    if let Some(usual) = entry.uid().and_then(|uid| state::find(mountpoint, uid)) {
         return Ok(usual);
     }
-    let mut text = std::fs::read(mountpoint.join(".templatefs/state")).map_err(|e| {
+    let own = entry.uid() == Some(rustix::process::geteuid().as_raw());
+    let said = match all && !own {
+        true => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's and is not asked")),
+        false => std::fs::read(mountpoint.join(".templatefs/state")),
+    };
+    let mut text = said.map_err(|e| {
         Error::io(
             format!(
                 "{}: it does not tell its state directory; name that with --state-dir",

@@ -22,6 +22,9 @@ const CLIENTS: usize = 8;
 /// The holder never waits longer for one who does not read the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Who asks gives it time for a new program that hangs, and for the old one to come back.
+const ANSWER: Duration = Duration::from_secs(120);
+
 /// Without a listener nobody can ask.
 pub struct Door {
     pub listener: Option<OwnedFd>,
@@ -85,6 +88,8 @@ impl Drop for Door {
 /// A connection to the holder that has its state here.
 pub fn knock(state: &Path) -> io::Result<OwnedFd> {
     let (socket, address, _directory) = socket_in(state)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER))?;
     connect(&socket, &address)?;
     Ok(socket)
 }
