@@ -51,9 +51,9 @@ mod qmp;
 pub mod rules;
 pub mod run_args;
 mod session;
+pub mod sparse;
 #[doc(hidden)]
 pub mod state;
-pub mod sparse;
 #[doc(hidden)]
 pub mod steps;
 pub mod store;

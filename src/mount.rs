@@ -307,8 +307,10 @@ pub fn device_of(mountpoint: &Path) -> Result<Device> {
     found.map(|entry| entry.device).ok_or_else(gone)
 }
 
+/// A trigger of autofs(5) or of a systemd automount is there to be mounted over.
 fn is_mountpoint(path: &Path) -> Result<bool> {
-    Ok(mounts()?.iter().any(|entry| entry.mountpoint == path))
+    let top = mounts()?.into_iter().rev().find(|entry| entry.mountpoint == path);
+    Ok(top.is_some_and(|entry| entry.filesystem != "autofs"))
 }
 
 fn parse_mount(line: &[u8]) -> Option<MountEntry> {

@@ -104,8 +104,12 @@ pub fn serve(
     broker::start(mountpoint)?;
     let device = match before {
         Some(device) => device,
+        // Still in the process group of who asked for the mount: autofs lets only that one, where it is its own, look
+        // behind its trigger.
         None => mount::attach(&config.store, mountpoint, config.allow_other)?,
     };
+    // From now on a terminal's signals come by way of the process that holds the mount.
+    let _ = rustix::process::setpgid(None, None);
     let device = Arc::new(device);
     let shown = match mount::device_of(mountpoint) {
         Ok(shown) => {

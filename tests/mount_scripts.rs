@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::clean_root::CleanRoot;
 use common::files::open_rw;
 use common::limit::{limit, on_expiry, poll};
 use common::maps::Mapping;
@@ -77,7 +78,7 @@ fn the_mount_helper_mounts_as_mount_8_calls_it() {
 }
 
 #[test]
-fn the_systemd_unit_is_one_that_systemd_accepts() {
+fn the_systemd_units_are_some_that_systemd_accepts() {
     let _limit = limit(Duration::from_secs(60));
     if Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).status().is_err() {
         println!("skipped: systemd-analyze is not installed");
@@ -89,13 +90,15 @@ fn the_systemd_unit_is_one_that_systemd_accepts() {
     assert!(text.contains("/usr/bin/templatefs"));
     let unit = place.at("templatefs@mnt-t.service");
     fs::write(&unit, text.replace("/usr/bin/templatefs", &binary().display().to_string())).unwrap();
-    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+    let mount = Path::new(SCRIPTS).join("mnt-t.mount");
+    let output =
+        Command::new("systemd-analyze").args(["verify", "--man=no"]).args([unit, mount]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    let about_unit: Vec<&str> = said.lines().filter(|line| line.contains("templatefs")).collect();
-    assert!(output.status.success() && about_unit.is_empty(), "{said}");
+    let about = |line: &&str| line.contains("templatefs") || line.contains("mnt-t");
+    assert!(output.status.success() && !said.lines().any(|line| about(&line)), "{said}");
 }
 
-/// Type=notify: systemd is told when the mount answers, not before.
+/// Type=notify: systemd is told when the mount answers, not before. What it logs goes to stderr, the journal's.
 #[test]
 fn a_daemon_in_the_foreground_tells_systemd_when_it_is_ready() {
     let _limit = limit(Duration::from_secs(60));
@@ -108,7 +111,7 @@ fn a_daemon_in_the_foreground_tells_systemd_when_it_is_ready() {
         .args(["mount", "--foreground", "--state-dir"])
         .args([place.at("state"), place.at("store"), place.at("mnt")])
         .env("NOTIFY_SOCKET", place.at("notify"))
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(place.at("stderr")).unwrap())
         .spawn()
         .unwrap();
     let mut message = [0; 256];
@@ -118,6 +121,62 @@ fn a_daemon_in_the_foreground_tells_systemd_when_it_is_ready() {
     place.umount();
     let status = poll(Duration::from_secs(30), || daemon.try_wait().unwrap()).expect("the daemon ends");
     assert!(status.success());
+    let log = fs::read_to_string(place.at("stderr")).unwrap();
+    assert!(log.contains("is mounted on") && log.contains("is unmounted"), "{log}");
+    assert!(!place.at("state/daemon.log").exists(), "and nowhere else");
+}
+
+/// A mount was refused on the trigger that autofs puts there: "something is mounted there already".
+#[test]
+fn autofs_mounts_the_store_when_somebody_looks_and_unmounts_it_when_nobody_does() {
+    let _limit = limit(Duration::from_secs(120));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
+    let autofs = cache.join("templatefs-tests/autofs");
+    if !is_root() || !autofs.join("usr/sbin/automount").exists() {
+        println!("skipped: it needs root and autofs (tests/run unpacks it)");
+        return;
+    }
+    let shared = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &str| fs::copy(from, shared.path().join(to)).unwrap();
+    copy(binary(), "templatefs");
+    copy(&Path::new(SCRIPTS).join("mount.templatefs"), "mount.templatefs");
+    copy(&Path::new(SCRIPTS).join("auto.templatefs"), "auto.templatefs");
+    let status =
+        Command::new("cp").arg("-a").arg(&autofs).arg(shared.path().join("autofs")).status().unwrap();
+    assert!(status.success());
+    let root = match CleanRoot::new(shared.path()) {
+        Ok(root) => root,
+        Err(why) => return println!("skipped: no root to install into: {why}"),
+    };
+    root.ok("cp -a /media/autofs/usr/. /usr/; cp /media/templatefs /usr/bin/; cp /media/mount.templatefs /usr/sbin/");
+    root.ok(
+        "cp /media/auto.templatefs /etc/; echo '/- /etc/auto.templatefs --timeout=300' >/etc/auto.master",
+    );
+    root.ok("mkdir /srv/templates; echo template >/srv/templates/t");
+    let missing =
+        root.sh("ldd /usr/sbin/automount /usr/lib/*/autofs/*.so | grep 'not found' | grep -v libautofs");
+    if missing.status.success() {
+        return println!("skipped: autofs needs {}", String::from_utf8_lossy(&missing.stdout));
+    }
+    // A process group of its own: the kernel lets that one look behind its trigger.
+    root.ok("setsid automount --foreground --verbose >/media/log 2>&1 &");
+    let ready = poll(Duration::from_secs(30), || {
+        root.sh("grep -q ' /mnt/t autofs ' /proc/mounts").status.success().then_some(())
+    });
+    let log = || fs::read_to_string(shared.path().join("log")).unwrap();
+    if ready.is_none() && log().contains("test mount forbidden") {
+        return println!("skipped: this kernel mounts no autofs: {}", log());
+    }
+    assert!(ready.is_some(), "{}", log());
+    assert_eq!(root.sh("cat '/mnt/t/t?rom=off'").stdout, b"template\n", "{}", log());
+    root.ok("grep -q ' /mnt/t fuse.templatefs ' /proc/mounts");
+    let unmounted = poll(Duration::from_secs(60), || {
+        root.ok("pkill -USR1 -x automount");
+        let mounted = root.sh("grep -q ' /mnt/t fuse.templatefs ' /proc/mounts");
+        (!mounted.status.success()).then_some(())
+    });
+    assert!(unmounted.is_some(), "{}", log());
 }
 
 /// What the unit leaves of root's capabilities.

@@ -69,14 +69,13 @@ impl Serving {
         command.arg("serve").arg("--keeper").arg(theirs.as_raw_fd().to_string());
         command.arg("--held-by").arg(std::process::id().to_string());
         if errand == Errand::Check {
-            command.arg("--check");
+            command.arg("--check").process_group(0);
         }
         // Whoever wants this process to end with them wants the mount to.
         if parent_process_death_signal().is_ok_and(|signal| signal.is_some()) {
             command.arg("--end-with-holder");
         }
-        // A terminal's signals come by way of this process.
-        command.args(config.to_args()).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(config.to_args()).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.spawn().map_err(failed)?;
         drop(theirs);
         match watch(&child) {

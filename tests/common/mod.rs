@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod child;
+pub mod clean_root;
 pub mod clones;
 pub mod computing;
 pub mod costly;
