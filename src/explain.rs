@@ -3,13 +3,17 @@
 use crate::admit::{self, Objection};
 use crate::error::Error;
 use crate::name::{self, NameError, Request, printable};
-use crate::qemu::{self, QemuLine};
+use crate::qemu;
+#[doc(inline)]
+pub use crate::qemu::QemuLine;
 use crate::rules::{Backing, Kind, Properties, Rom};
 
 /// Version of the JSON form; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
 
+/// What [`explain`] says; `templatefs resolve --json` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Explanation {
     pub schema: u32,
     /// As given, printable.
@@ -41,7 +45,9 @@ pub struct Resolved {
     pub rom_given: Rom,
 }
 
+/// Why a path is none, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Refusal {
     pub errno: &'static str,
     pub message: String,
@@ -49,6 +55,13 @@ pub struct Refusal {
 }
 
 /// Explains the bytes of a path below a store, or below a mountpoint when they start with `/`.
+///
+/// ```
+/// let private = templatefs::explain::explain(b"/mnt/t/debian/12.ram?rom=off");
+/// assert_eq!(private.template.as_deref(), Some("/mnt/t/debian/12.ram"));
+/// let object = private.qemu[0].args.last().unwrap();
+/// assert!(object.ends_with("mem-path=/mnt/t/debian/12.ram?rom=off,share=off,readonly=on,rom=off"));
+/// ```
 pub fn explain(raw: &[u8]) -> Explanation {
     let shown = printable(raw);
     let mut out = Explanation {

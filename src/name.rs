@@ -80,6 +80,7 @@ impl TryFrom<String> for Label {
 
 /// Why a name is none. Each sentence says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NameError {
     #[error("`{0}` holds a broken escape: write %3F for `?` and %25 for `%`; there are no others")]
     BrokenEscape(String),
@@ -110,6 +111,24 @@ impl NameError {
 }
 
 /// Parses one directory entry.
+///
+/// ```
+/// use templatefs::name::{self, NameError};
+/// use templatefs::rules::Kind;
+///
+/// let request = name::parse(b"12.ram?rom=off&view=web-1")?;
+/// assert_eq!(request.base, b"12.ram");
+/// assert_eq!(request.properties().resolve(), Ok(Kind::Private));
+/// assert_eq!(request.query.unwrap().view.unwrap().as_str(), "web-1");
+///
+/// assert_eq!(name::parse(b"12.ram?rom=0"), Err(NameError::BadValue {
+///     key: "rom", value: "0".into(), expected: "it is on, off or auto",
+/// }));
+/// # Ok::<(), NameError>(())
+/// ```
+///
+/// # Errors
+/// What is no name: the sentence of [`NameError`] says what to write instead.
 pub fn parse(raw: &[u8]) -> Result<Request, NameError> {
     let (name, query) = match raw.iter().position(|b| *b == b'?') {
         Some(at) => (&raw[..at], Some(&raw[at + 1..])),
@@ -123,6 +142,14 @@ pub fn parse(raw: &[u8]) -> Result<Request, NameError> {
 }
 
 /// How a file's own name is written in a path: the inverse of what [`parse`] does to a name.
+///
+/// ```
+/// use templatefs::name;
+///
+/// let written = name::escape(b"100%?.ram");
+/// assert_eq!(&*written, b"100%25%3F.ram");
+/// assert_eq!(name::parse(&written).unwrap().base, b"100%?.ram");
+/// ```
 pub fn escape(name: &[u8]) -> Cow<'_, [u8]> {
     if !name.iter().any(|b| matches!(b, b'?' | b'%')) {
         return Cow::Borrowed(name);

@@ -155,6 +155,18 @@ impl Properties {
     }
 
     /// The table.
+    ///
+    /// ```
+    /// use templatefs::rules::{Conflict, Kind, Properties, Rom};
+    ///
+    /// let rom_off = Properties { rom: Rom::Off, ..Properties::default() };
+    /// assert_eq!(rom_off.resolve(), Ok(Kind::Private));
+    /// let shared = Properties { share: true, ..rom_off };
+    /// assert_eq!(shared.resolve(), Err(Conflict::WritableRomOnShared));
+    /// ```
+    ///
+    /// # Errors
+    /// Both of QEMU's, with its own messages.
     pub fn resolve(self) -> Result<Kind, Conflict> {
         match (self.share, self.readonly, self.resolved_rom()) {
             (_, true, true) => Ok(Kind::Rom),

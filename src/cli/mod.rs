@@ -1,5 +1,8 @@
 //! The command line as clap reads it: raw arguments only. `config` checks those of `mount`.
 
+// What is documented here is help in a terminal, where brackets are brackets.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 mod about;
 mod costs;
 mod daemon;

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::table::{Align, Table, iec_short, iec_short_or_dash};
 use crate::cli::ViewsArgs;
 use crate::error::{Error, Result};
+pub use crate::inspect::read;
 use crate::inspect::summary::{Filter, Listed, Sums, VmReport, by_vm, count_vms, sort};
-use crate::inspect::{Report, SCHEMA, ViewReport};
+use crate::inspect::{SCHEMA, ViewReport};
 use crate::mount;
 use crate::name::printable;
 
@@ -87,19 +88,6 @@ fn all_mounts() -> Result<Vec<PathBuf>> {
     mounts.sort();
     mounts.dedup();
     Ok(mounts)
-}
-
-/// The views that the caller may see on a mount.
-pub fn read(mountpoint: &Path) -> Result<Report> {
-    let path = mountpoint.join(".templatefs/views.json");
-    let text = std::fs::read(&path).map_err(|e| {
-        Error::io(
-            format!("{}: no templatefs is mounted there, or it does not answer", mountpoint.display()),
-            e,
-        )
-    })?;
-    serde_json::from_slice(&text)
-        .map_err(|e| Error::io(format!("{}", path.display()), std::io::Error::from(e)))
 }
 
 fn table(views: &[Listed]) -> String {

@@ -4,24 +4,32 @@
 mod cache;
 mod figures;
 mod looks;
+#[doc(hidden)]
 pub mod metrics;
 mod pages;
 mod patience;
 mod processes;
 mod report;
 mod resident;
+#[doc(hidden)]
 pub mod summary;
 mod templates;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+#[doc(hidden)]
 pub use cache::answer as answer_page_cache;
+#[doc(hidden)]
 pub use figures::is_looked_at;
+#[doc(hidden)]
 pub use pages::{Holding, ResidentPages};
+#[doc(hidden)]
 pub use processes::OpenFiles;
-pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport};
+pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport, read};
+#[doc(hidden)]
 pub use resident::union;
+#[doc(hidden)]
 pub use templates::{TemplateList, TemplateReport};
 
 use crate::access::Caller;
@@ -36,6 +44,7 @@ use patience::{Patience, Subject};
 const A_LOOK: Duration = Duration::from_millis(20);
 
 /// Looks at the views of one mount.
+#[doc(hidden)]
 pub struct Inspector {
     engine: Arc<Engine>,
     device: Device,

@@ -1,21 +1,64 @@
 //! The figures of a view, as programs read them: docs/INSPECT.md. A figure that could not be
 //! read is null, never 0.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::name::Label;
 
 /// The version of what is written here; it changes when a field goes or changes its meaning.
 pub const SCHEMA: u32 = 1;
 
-/// `views.json`, and `templatefs views --json`.
+/// The views that this user may see on a mount, as the mount tells them now.
+///
+/// ```no_run
+/// # use templatefs::inspect;
+/// # fn main() -> Result<(), templatefs::error::Error> {
+/// for view in inspect::read("/mnt/t".as_ref())?.views {
+///     println!("{} of {}: {:?} bytes", view.id, view.template, view.cost_bytes);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Where no templatefs is mounted or it does not answer.
+pub fn read(mountpoint: &Path) -> Result<Report> {
+    let path = mountpoint.join(".templatefs/views.json");
+    let text = std::fs::read(&path).map_err(|e| {
+        Error::io(
+            format!("{}: no templatefs is mounted there, or it does not answer", mountpoint.display()),
+            e,
+        )
+    })?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::io(format!("{}", path.display()), std::io::Error::from(e)))
+}
+
+/// `MOUNTPOINT/.templatefs/views.json`, which [`read`] reads; also from elsewhere, by serde. Fields that it does not know
+/// are passed over.
+///
+/// ```
+/// use templatefs::inspect::{Report, SCHEMA};
+///
+/// let report: Report = serde_json::from_str(r#"{"schema": 1, "views": [], "newer": true}"#)?;
+/// assert_eq!(report.schema, SCHEMA);
+/// let cost: Option<u64> = report.views.iter().map(|view| view.cost_bytes).sum();
+/// assert_eq!(cost, Some(0));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     pub schema: u32,
     pub views: Vec<ViewReport>,
 }
 
+/// What one view is, who has it open, and what it costs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ViewReport {
     /// The view's name, or `@NODE` for one without; NODE is its inode number on the mount.
     pub id: String,
@@ -77,14 +120,18 @@ pub struct ViewReport {
     pub processes: Vec<ProcessReport>,
 }
 
+/// The process that opened a view, as it was then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct OpenerReport {
     pub pid: u32,
     pub uid: u32,
     pub comm: String,
 }
 
+/// A process that has a view open or mapped, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ProcessReport {
     pub pid: u32,
     pub comm: String,

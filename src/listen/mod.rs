@@ -1,7 +1,7 @@
 //! `--metrics-listen`: GET /metrics over HTTP, for a scraper on this host.
 //!
-//! On threads of its own: one that receives clients, and one for each of [`http::MAX_CLIENTS`] at
-//! most, who have [`http::PATIENCE`] to ask and as long to take the answer. No thread that serves
+//! On threads of its own: one that receives clients, and one for each of `http::MAX_CLIENTS` at
+//! most, who have `http::PATIENCE` to ask and as long to take the answer. No thread that serves
 //! the mount waits for any of these.
 
 mod http;

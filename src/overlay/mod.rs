@@ -6,7 +6,7 @@
 //!   two steps leaves a view that is readable and whole;
 //! - the bytes of a private page beyond the view's size are zero;
 //! - what fails changes nothing, or a part of what it was to change; what it left half done is
-//!   finished before anything else is changed ([`Unfinished`]);
+//!   finished before anything else is changed (`Unfinished`);
 //! - reads hold the lock shared, changes hold it alone: no reader sees half a change.
 
 mod boot;

@@ -24,6 +24,7 @@ use crate::name::printable;
 use crate::sparse::Content;
 use crate::sys;
 
+/// A store on this host: see [the module](super).
 pub struct DirectoryStore {
     path: PathBuf,
     /// Nothing can be opened for writing beneath this one, where the kernel and our rights allow.
@@ -32,6 +33,8 @@ pub struct DirectoryStore {
 }
 
 impl DirectoryStore {
+    /// # Errors
+    /// Where `path` cannot be opened as a directory.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         let open = || openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -50,11 +53,13 @@ impl DirectoryStore {
     }
 
     /// The same store as another process had it open, wherever its path leads by now.
+    #[doc(hidden)]
     pub fn adopt(path: &Path, [root, writable_root]: [OwnedFd; 2]) -> Self {
         Self { path: path.to_owned(), root, writable_root }
     }
 
     /// What [`Self::adopt`] needs.
+    #[doc(hidden)]
     pub fn roots(&self) -> [BorrowedFd<'_>; 2] {
         [self.root.as_fd(), self.writable_root.as_fd()]
     }

@@ -1,5 +1,36 @@
 //! Templates: found, checked and pinned behind two small traits, so that they may one day come
 //! from somewhere else than a local directory. Nobody else opens a template.
+//!
+//! ```
+//! use templatefs::store::{Content, DirectoryStore, Found, Store, Template};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # std::fs::create_dir(directory.path().join("debian"))?;
+//! # std::fs::write(directory.path().join("debian/12.ram"), b"template")?;
+//! # let path = directory.path();
+//! let store = DirectoryStore::open(path)?;
+//! let listed = store.list("debian".as_ref())?;
+//! assert_eq!(listed[0].name, b"12.ram");
+//!
+//! let Found::Template(metadata, identity) = store.find("debian/12.ram".as_ref())? else {
+//!     panic!("a directory");
+//! };
+//! let pinned = store.pin("debian/12.ram".as_ref(), &identity)?;
+//! let mut content = vec![0; metadata.size as usize];
+//! pinned.read_at(&mut content, 0)?;
+//! assert_eq!(content, b"template");
+//!
+//! // Pinned is the file, not its name.
+//! std::fs::rename(path.join("debian/12.ram"), path.join("debian/11.ram"))?;
+//! assert!(store.find("debian/12.ram".as_ref()).is_err());
+//! assert!(pinned.unchanged()?);
+//!
+//! // Nothing outside of the store is reached, whatever a path says.
+//! assert!(store.find("../etc/passwd".as_ref()).is_err());
+//! # Ok(())
+//! # }
+//! ```
 
 mod directory;
 
@@ -16,16 +47,20 @@ pub use directory::DirectoryStore;
 
 use crate::error::Result;
 use crate::manifest::Manifest;
-use crate::sparse::Content;
+#[doc(inline)]
+pub use crate::sparse::Content;
 
+#[doc(hidden)]
 /// The name of a store's own policy (policy/), in its root. It is not served.
 pub const POLICY: &str = "templatefs.toml";
 
 /// What begins with this, anywhere in a store, is a template that is not finished (publish.rs), or one
 /// that is being removed. It is not served.
+#[doc(hidden)]
 pub const UNFINISHED: &str = ".templatefs-new-";
 
 /// Is this an entry of a store that is not served whatever it is?
+#[doc(hidden)]
 pub fn is_internal(directory: &Path, name: &[u8]) -> bool {
     let is_policy = directory.as_os_str().is_empty() && name == POLICY.as_bytes();
     is_policy || name.starts_with(UNFINISHED.as_bytes())
@@ -75,6 +110,7 @@ pub struct Metadata {
     pub acl: Option<Vec<u8>>,
 }
 
+/// What a path of the store is.
 #[derive(Debug, Clone)]
 pub enum Found {
     Directory(Metadata),
@@ -88,7 +124,8 @@ pub struct Listed {
     pub is_directory: bool,
 }
 
-/// Paths are relative to the store's root; the empty path is the root itself.
+/// Paths are relative to the store's root; the empty path is the root itself. It is implemented here
+/// alone, and may gain methods.
 pub trait Store: Send + Sync {
     /// What a path is. A file that is neither a template nor a directory is not found.
     fn find(&self, path: &Path) -> Result<Found>;
@@ -100,22 +137,28 @@ pub trait Store: Send + Sync {
     fn pin(&self, path: &Path, expected: &Identity) -> Result<Arc<dyn Template>>;
 
     /// The store's own policy (policy/), where it has one.
+    #[doc(hidden)]
     fn policy(&self) -> Result<Option<File>>;
 
     /// The manifest that tells of the file at `path`, and its own path; None where there is none.
+    #[doc(hidden)]
     fn manifest(&self, path: &Path) -> Result<Option<(PathBuf, Manifest)>>;
 
     /// A template that an earlier daemon had pinned, by its descriptor.
+    #[doc(hidden)]
     fn adopt(&self, file: File, pinned: &Identity) -> Arc<dyn Template>;
 
     /// What an open template is now.
+    #[doc(hidden)]
     fn metadata(&self, file: BorrowedFd<'_>) -> Result<Metadata>;
 
     /// Opens the template itself for reading and writing.
+    #[doc(hidden)]
     fn open_for_authoring(&self, path: &Path, expected: &Identity) -> Result<File>;
 }
 
-/// A pinned template: it stays this file when the store's path comes to mean another one.
+/// A pinned template: it stays this file when the store's path comes to mean another one. It is implemented
+/// here alone, and may gain methods.
 ///
 /// Its content ends at `identity().size`.
 pub trait Template: Content {
@@ -129,6 +172,7 @@ pub trait Template: Content {
     fn readable(&self) -> Option<BorrowedFd<'_>>;
 }
 
+#[doc(hidden)]
 pub fn nanoseconds(time: SystemTime) -> i128 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => after.as_nanos() as i128,
@@ -136,6 +180,7 @@ pub fn nanoseconds(time: SystemTime) -> i128 {
     }
 }
 
+#[doc(hidden)]
 pub fn system_time(seconds: i64, nanoseconds: u32) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let base = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
