@@ -25,6 +25,13 @@ pub fn command_as(user: u32, what: &str, path: &Path) -> Command {
     command
 }
 
+/// The same as an argument and environment of `command`, which runs what follows it somewhere else: `program` is a copy
+/// of this one there.
+pub fn command_elsewhere(mut command: Command, what: &str, path: &str) -> Command {
+    command.args(["--exact", "child", "--ignored", "--nocapture"]).env(WHAT, what).env(PATH, path);
+    command
+}
+
 #[track_caller]
 pub fn run(what: &str, path: &Path) {
     let status = command(what, path).status().expect("setpriv (util-linux)");
