@@ -55,3 +55,30 @@ fn the_readme_fits_its_width_and_its_links_lead_somewhere() {
     assert!(local.iter().all(|link| root().join(link).exists()), "{local:?}");
     assert!(std::fs::metadata(root().join("docs/map.svg")).unwrap().len() < 60_000);
 }
+
+/// What is typed at a prompt, and its continuation, without the prompts.
+fn commands(text: &str) -> Vec<&str> {
+    let blocks = text.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("console\n"));
+    blocks
+        .flat_map(str::lines)
+        .filter_map(|line| line.strip_prefix("$ ").or_else(|| line.strip_prefix("> ")))
+        .map(str::trim)
+        .collect()
+}
+
+/// A command that only the document has may be wrong.
+#[test]
+fn each_command_of_the_tutorial_is_one_of_the_script_that_the_tests_run() {
+    let text = std::fs::read_to_string(root().join("docs/TUTORIAL.md")).unwrap();
+    let script = std::fs::read_to_string(root().join("mount-scripts/clone-vms")).unwrap();
+    let lines: Vec<&str> =
+        script.lines().map(str::trim).map(|line| line.strip_prefix("run ").unwrap_or(line)).collect();
+    let commands = commands(&text);
+    assert!(commands.len() > 30, "{commands:#?}");
+    // tests/tutorial.rs runs it.
+    let only_here: Vec<_> = commands
+        .into_iter()
+        .filter(|line| !lines.contains(line) && *line != "templatefs demo --vm")
+        .collect();
+    assert!(only_here.is_empty(), "{only_here:#?}");
+}

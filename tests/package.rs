@@ -194,8 +194,8 @@ fn a_host_installs_uses_upgrades_and_removes_it() {
         "/usr/share/bash-completion/completions/templatefs",
         "/usr/lib/systemd/system/templatefs@.service",
         "/usr/share/doc/templatefs/README.Debian",
-        "/usr/share/doc/templatefs/docs/SEMANTICS.md",
-        "/usr/share/doc/templatefs/examples/mnt-t.mount",
+        "/usr/share/doc/templatefs/docs/TUTORIAL.md",
+        "/usr/share/doc/templatefs/examples/clone-vms",
     ] {
         assert!(files.lines().any(|line| line == file), "{file}:\n{files}");
     }

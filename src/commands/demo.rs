@@ -2,19 +2,27 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use sha2::{Digest, Sha256};
 
 use super::table::iec;
+use crate::cli::DemoArgs;
 use crate::error::{Error, Result};
 use crate::{mount, program};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
 
-pub fn run() -> Result<ExitCode> {
+/// With virtual machines it is what docs/TUTORIAL.md explains, by the same script.
+const WITH_VMS: &str = include_str!("../../mount-scripts/clone-vms");
+
+pub fn run(args: &DemoArgs) -> Result<ExitCode> {
+    if let Some(n) = args.vm {
+        return Err(with_vms(n, args.kernel.as_deref()));
+    }
     if !Path::new("/dev/fuse").exists() {
         return Err(Error::NotFound(
             "/dev/fuse: not there, so nothing can be mounted; load the kernel's fuse module, or give this container \
@@ -30,6 +38,21 @@ pub fn run() -> Result<ExitCode> {
     demo.show()?;
     println!("\nUnmounted; {} is removed.", directory.path().display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// This process becomes the script's, which cleans up after signals, too.
+fn with_vms(n: u16, kernel: Option<&Path>) -> Error {
+    let this = match std::env::current_exe() {
+        Ok(this) => this,
+        Err(e) => return Error::io("this program cannot be found", e),
+    };
+    let mut bash = process::Command::new("bash");
+    bash.args(["-c", WITH_VMS, "templatefs"]).env("TEMPLATEFS", this);
+    if let Some(kernel) = kernel {
+        bash.arg("--kernel").arg(kernel);
+    }
+    let error = bash.arg(n.to_string()).exec();
+    Error::io("bash: cannot be run; install it", error)
 }
 
 struct Demo {

@@ -73,7 +73,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Diff(args) => diff::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Rescue(args) => rescue::run(&args),
-        Command::Demo(_) => demo::run(),
+        Command::Demo(args) => demo::run(&args),
     }
 }
 

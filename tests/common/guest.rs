@@ -334,7 +334,7 @@ fn device_arguments(template: &Template, directory: &Path) -> Vec<String> {
 }
 
 /// Kernel and initrd, built where they are not there yet.
-fn guest_images() -> &'static (String, String) {
+pub fn guest_images() -> &'static (String, String) {
     static IMAGES: OnceLock<(String, String)> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let build = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/build");
