@@ -1,9 +1,10 @@
 //! The arguments of `mount`, checked. Nothing past this module sees a raw one.
 
+mod values;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use log::LevelFilter;
 
 use crate::cli::MountArgs;
@@ -12,8 +13,11 @@ use crate::error::{Error, Result};
 use crate::listen::Address;
 use crate::manifest::Fact;
 use crate::mount_options::{self, MountOption};
-use crate::name::printable;
 use crate::rules::Backing;
+use values::{
+    absolute, backing, default_threads, facts, few, log_level, number, ratio, read_ahead, size, threads,
+    words,
+};
 
 /// What a mount is to be. The paths are absolute but need not exist: a daemon leaves the
 /// directory that it was started in.
@@ -279,108 +283,6 @@ fn once<T: PartialEq>(slot: &mut Option<T>, option: &str, value: T) -> Result<()
             Ok(())
         }
     }
-}
-
-fn threads(text: &str) -> Result<usize> {
-    text.parse().ok().filter(|n| (1..=MountConfig::MAX_THREADS).contains(n)).ok_or_else(|| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!("threads={text}: it is a number from 1 to {}", MountConfig::MAX_THREADS))
-    })
-}
-
-fn backing(text: &str) -> Result<Backing> {
-    Backing::parse(text.as_bytes()).ok_or_else(|| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!("backing={text}: it is overlay, memory or auto"))
-    })
-}
-
-fn facts(text: &str) -> Result<Vec<Fact>> {
-    let mut facts = Vec::new();
-    // A comma is awkward behind -o.
-    for word in text.split([',', ':']) {
-        facts.push(Fact::parse(word).ok_or_else(|| {
-            let word = printable(word.as_bytes());
-            Error::Invalid(format!("require={word}: the facts are {}", Fact::names()))
-        })?);
-    }
-    facts.sort_unstable();
-    facts.dedup();
-    Ok(facts)
-}
-
-fn words(facts: &[Fact]) -> String {
-    facts.iter().map(|fact| fact.as_str()).collect::<Vec<_>>().join(",")
-}
-
-/// How many of something to keep ready.
-fn few(option: &str, text: &str) -> Result<usize> {
-    text.parse().ok().filter(|n| *n <= MountConfig::MAX_POOL).ok_or_else(|| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!("{option}={text}: it is a number from 0 to {}", MountConfig::MAX_POOL))
-    })
-}
-
-/// How many of something there may be.
-fn number(option: &str, text: &str) -> Result<u64> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!("{option}={text}: it is a number from 1"))
-    })
-}
-
-fn size(option: &str, text: &str) -> Result<u64> {
-    text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!("{option}={text}: it is a number of bytes, or as 64GiB"))
-    })
-}
-
-/// In thousandths.
-fn ratio(text: &str) -> Result<u64> {
-    let ratio = text.parse::<f64>().ok().filter(|ratio| (1.0..=1000.0).contains(ratio));
-    ratio.map(|ratio| (ratio * MountConfig::THOUSANDTHS as f64).round() as u64).ok_or_else(|| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!("overcommit={text}: it is a number from 1 to 1000, such as 1.5"))
-    })
-}
-
-/// In KiB, as the kernel's own setting.
-fn read_ahead(text: &str) -> Result<u64> {
-    let kib = text.parse().ok().filter(|kib| (0..=MountConfig::MAX_READ_AHEAD_KIB).contains(kib));
-    kib.map(|kib: u64| kib * 1024).ok_or_else(|| {
-        let text = printable(text.as_bytes());
-        Error::Invalid(format!(
-            "read_ahead={text}: it is a number of KiB from 0 to {}",
-            MountConfig::MAX_READ_AHEAD_KIB
-        ))
-    })
-}
-
-fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
-}
-
-/// A daemon that cannot tell why it refused something helps nobody: `off` is no level here.
-fn log_level(text: &str) -> Result<LevelFilter> {
-    match text {
-        "error" => Ok(LevelFilter::Error),
-        "warn" => Ok(LevelFilter::Warn),
-        "info" => Ok(LevelFilter::Info),
-        "debug" => Ok(LevelFilter::Debug),
-        "trace" => Ok(LevelFilter::Trace),
-        _ => {
-            let text = printable(text.as_bytes());
-            Err(Error::Invalid(format!("log_level={text}: it is error, warn, info, debug or trace")))
-        }
-    }
-}
-
-fn absolute(what: &str, path: &Path) -> Result<PathBuf> {
-    if path.as_os_str().is_empty() {
-        return Err(Error::Invalid(format!("{what} is empty: give a path")));
-    }
-    std::path::absolute(path).map_err(|source| Error::io(format!("{what} {path:?}"), source))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! One mount, from its configuration to its unmounting.
 
+mod background;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread::{self};
 
 use fuser::{BackgroundSession, Notifier, Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -20,9 +20,7 @@ use crate::config::MountConfig;
 use crate::confine;
 use crate::control::Control;
 use crate::engine::{Content, Engine, Recorder, Recovered};
-use crate::errands;
 use crate::error::{Error, Result};
-use crate::forget;
 use crate::fuse::{Adapter, Loops};
 use crate::inspect::Inspector;
 use crate::keeper::{DEVICE, Keeper, Kept, LOCK, ROOTS};
@@ -30,17 +28,13 @@ use crate::listen::{Listener, Serving};
 use crate::mount;
 use crate::passthrough;
 use crate::policy::Guard;
-use crate::profile::{self, Profiles};
+use crate::profile::Profiles;
 use crate::state::{self, StateDirectory};
 use crate::steps::step;
 use crate::store::DirectoryStore;
 use crate::takeover;
 use crate::views::Views;
-use crate::warm;
-
-/// How often what was written to views with a name is brought to disk, if nobody asks for it before:
-/// as the kernel does with files.
-const SETTLE_EVERY: Duration = Duration::from_secs(30);
+use background::{obey_signals, start_forgetting, start_learning, start_settling, start_warming};
 
 /// Checks what is to be mounted, and takes the state directory. The result names all places
 /// without symlinks: once something is mounted they can be resolved no more.
@@ -138,13 +132,7 @@ pub fn serve(
             Err(error) if is_successor => log::warn!("{error}"),
             described => described?,
         }
-        let settling = engine.clone();
-        background("settle", move || {
-            loop {
-                thread::sleep(SETTLE_EVERY);
-                settling.views().settle();
-            }
-        })?;
+        start_settling(&engine)?;
         let learning = start_learning(&engine, &profiles, &inspector)?;
         start_forgetting(&engine, notifier.clone())?;
         if engine.warms() {
@@ -316,45 +304,6 @@ fn profiles(state: &StateDirectory, is_successor: bool) -> Result<Profiles> {
     }
 }
 
-/// Views that were closed and not learned from yet.
-const MAX_LESSONS: usize = 256;
-
-/// The thread that learns what views touch.
-fn start_learning(
-    engine: &Arc<Engine>,
-    profiles: &Arc<Profiles>,
-    inspector: &Arc<OnceLock<Inspector>>,
-) -> Result<JoinHandle<()>> {
-    let (sender, lessons) = sync_channel(MAX_LESSONS);
-    engine.set_lessons(sender);
-    let (engine, profiles, inspector) = (engine.clone(), profiles.clone(), inspector.clone());
-    let look = engine.warms();
-    background("learn", move || profile::learn(engine, profiles, inspector, lessons, look))
-}
-
-/// The thread that warms nodes.
-fn start_warming(engine: &Arc<Engine>, profiles: &Arc<Profiles>, notifier: Notifier) -> Result<()> {
-    let kernel = errands::PageCache(notifier);
-    let (engine, profiles) = (engine.clone(), profiles.clone());
-    background("warm", move || warm::work(&engine, &profiles, &kernel)).map(drop)
-}
-
-/// Users who have many names looked up, and were not looked at yet; one that is left out is named again.
-const MAX_CROWDED: usize = 256;
-
-/// The thread that has the kernel forget names.
-fn start_forgetting(engine: &Arc<Engine>, notifier: Notifier) -> Result<()> {
-    let (sender, crowded) = sync_channel(MAX_CROWDED);
-    engine.shares().tell_crowded(sender);
-    let engine = engine.clone();
-    background("forget", move || forget::work(&engine, &notifier, &crowded)).map(drop)
-}
-
-fn background(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let started = thread::Builder::new().name(name.into()).spawn(work);
-    started.map_err(|e| Error::io("threads cannot be started", e))
-}
-
 /// A place that was free when the mount was made may be taken when it is taken over: guests go
 /// before metrics.
 fn listener(config: &MountConfig, is_successor: bool) -> Result<Option<Listener>> {
@@ -392,31 +341,6 @@ fn detach_quietly(mountpoint: &Path) {
     if let Err(error) = broker::unmount(mountpoint) {
         log::error!("{error}");
     }
-}
-
-/// A busy mount goes on being served: its views are guests' memory.
-fn obey_signals(mut signals: Signals, engine: Arc<Engine>, mountpoint: PathBuf) -> Result<()> {
-    let wait = move || {
-        for signal in signals.forever() {
-            if signal == SIGHUP {
-                match engine.reload_policies() {
-                    Ok(()) => log::info!("signal {signal}: the policies were read again"),
-                    Err(error) => log::error!("{error}; the policies stay as they were"),
-                }
-                continue;
-            }
-            log::info!("signal {signal}: unmounting {}", mountpoint.display());
-            match broker::unmount(&mountpoint) {
-                Ok(()) => return,
-                Err(error) => {
-                    log::error!("{error}");
-                    eprintln!("templatefs: {error}");
-                }
-            }
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| Error::io("threads", e))?;
-    Ok(())
 }
 
 /// Each view that is written holds two files open, each template one or two. Returns how many there may be.

@@ -2,33 +2,26 @@
 //! path walk. Each lives in files of the state directory (overlay/files.rs), `n-NAME` or
 //! `u-NODE`. One whose name is discarded while it is open goes on as one without a name.
 
+mod settle;
+mod view;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::name::Label;
-use crate::overlay::{self, Backing, Lasts, Overlay, PageMap, Record, State, Usage, ViewFiles};
+use crate::overlay::{self, Lasts, PageMap, Record, State, Usage, ViewFiles};
 use crate::pins::Pinned;
 use crate::steps::step;
 use crate::store::Identity;
 use crate::stragglers::each;
 use crate::turns::Turns;
-
-pub struct View {
-    pub overlay: Overlay,
-    /// Held for as long as the view is: its template may not change under it.
-    pub pinned: Arc<Pinned>,
-    files: Arc<ViewFiles>,
-    /// The node that it was last opened as.
-    node: AtomicU64,
-    /// Where its files are once its name was discarded. They go with the view.
-    discarded: OnceLock<(PathBuf, String)>,
-}
+pub use view::{Named, View};
+use view::{created, new_view};
 
 /// What has become of a view whose name was discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,41 +33,6 @@ pub enum Discarded {
     Gone,
 }
 
-impl Drop for View {
-    fn drop(&mut self) {
-        if let Some((directory, key)) = self.discarded.get() {
-            remove_files(directory, key);
-        }
-    }
-}
-
-impl View {
-    pub fn record(&self) -> Record {
-        self.files.record()
-    }
-
-    fn known(&self) -> Named {
-        Named { record: self.record(), usage: self.overlay.usage(), mtime: self.overlay.mtime() }
-    }
-
-    pub fn change_owner(&self, uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
-        let change = |record: &mut Record| {
-            record.uid = uid.unwrap_or(record.uid);
-            record.gid = gid.unwrap_or(record.gid);
-            record.mode = mode.map_or(record.mode, |mode| mode & 0o777);
-        };
-        self.files.change_record(change).map_err(|e| Error::io("cannot keep the view's owner", e))
-    }
-}
-
-/// A named view as it is known without opening it.
-#[derive(Debug, Clone)]
-pub struct Named {
-    pub record: Record,
-    pub usage: Usage,
-    pub mtime: SystemTime,
-}
-
 enum Slot {
     /// Its files do not answer yet.
     Unread,
@@ -83,12 +41,6 @@ enum Slot {
     Open(Arc<View>),
     /// Set aside: the reason.
     Unusable(String),
-}
-
-/// A view of which a power cut could take something.
-enum Unsettled {
-    Open(Arc<View>),
-    AtRest(Arc<ViewFiles>),
 }
 
 pub struct Views {
@@ -252,56 +204,6 @@ impl Views {
         // Before somebody else with a hand on it comes here and counts.
         drop(view);
         drop(named);
-    }
-
-    /// Brings to disk what a power cut could take of views with a name. What cannot be done is said and
-    /// tried again with the next call.
-    pub fn settle(&self) {
-        for (name, slot) in self.unsettled() {
-            let settled = match &slot {
-                Unsettled::Open(view) => view.overlay.sync(),
-                Unsettled::AtRest(files) => self.settle_at_rest(&name, files),
-            };
-            if let Err(error) = settled {
-                log::error!(
-                    "view {name}: what was written to it cannot be brought to disk, and would not outlive the machine: \
-                     {error}"
-                );
-            }
-            if let Unsettled::Open(view) = slot {
-                self.close_named(&name, view);
-            }
-        }
-    }
-
-    fn unsettled(&self) -> Vec<(Label, Unsettled)> {
-        let named = self.named.lock();
-        let unsettled = named.iter().filter_map(|(name, slot)| match slot {
-            Slot::Open(view) if !view.files.is_up_to_date() => Some((name, Unsettled::Open(view.clone()))),
-            Slot::AtRest(_, Some(files)) => Some((name, Unsettled::AtRest(files.clone()))),
-            _ => None,
-        });
-        unsettled.map(|(name, slot)| (name.clone(), slot)).collect()
-    }
-
-    fn settle_at_rest(&self, name: &Label, files: &Arc<ViewFiles>) -> std::io::Result<()> {
-        let same =
-            |slot: &Slot| matches!(slot, Slot::AtRest(_, Some(at_rest)) if Arc::ptr_eq(at_rest, files));
-        if files.is_unsure() {
-            // While nobody can open it.
-            let _turn = self.turns.take(name);
-            if self.named.lock().get(name).is_some_and(same) {
-                files.write_again()?;
-            }
-        }
-        files.sync()?;
-        if let Some(slot) = self.named.lock().get_mut(name)
-            && same(slot)
-            && let Slot::AtRest(_, at_rest) = slot
-        {
-            *at_rest = None;
-        }
-        Ok(())
     }
 
     /// At the end of a mount the kernel does not close everything one by one.
@@ -469,22 +371,4 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn created(files: ViewFiles, pinned: &Arc<Pinned>, node: u64) -> Arc<View> {
-    let mtime = files.mtime();
-    new_view(Arc::new(files), PageMap::default(), pinned, mtime, node)
-}
-
-fn new_view(
-    files: Arc<ViewFiles>,
-    pages: PageMap,
-    pinned: &Arc<Pinned>,
-    mtime: SystemTime,
-    node: u64,
-) -> Arc<View> {
-    let extent = files.record().extent;
-    let overlay = Overlay::new(pinned.template().clone(), files.clone(), extent, pages, mtime);
-    let (node, discarded) = (AtomicU64::new(node), OnceLock::new());
-    Arc::new(View { overlay, pinned: pinned.clone(), files, node, discarded })
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::access::Caller;
+use crate::rules::Backing;
 
 fn identity() -> Identity {
     Identity { dev: 1, ino: 2, size: 3, mtime_ns: 4, btime_ns: None }
