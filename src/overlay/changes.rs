@@ -120,7 +120,11 @@ impl Overlay {
         }
         self.zero_within_pages(shape, bytes.start..whole.start * PAGE)?;
         self.zero_within_pages(shape, (whole.end * PAGE).min(end)..end)?;
-        self.zero_pages(shape, whole.clone())?;
+        if let Err(error) = self.zero_pages(shape, whole.clone()) {
+            // Some of them may be zero, and their memory is still there.
+            shape.unfinished.unclaimed.push(whole);
+            return Err(error);
+        }
         // They are zero; that their memory cannot be given back must not say otherwise.
         if self.backing.punch(whole.start * PAGE..whole.end * PAGE).is_err() {
             shape.unfinished.unclaimed.push(whole);

@@ -169,6 +169,24 @@ proptest! {
     }
 }
 
+/// A hole that failed half way kept the memory of its first half, which nothing gave back.
+#[test]
+fn a_hole_that_failed_half_way_gives_its_memory_back_before_the_next_change() {
+    const FAR: u64 = 1 << 32;
+    let fixture = Fixture::new(8 * PAGE);
+    let view = fixture.create();
+    view.truncate(FAR + PAGE).unwrap();
+    for at in [8 * PAGE, FAR] {
+        view.write(at, &[7; PAGE as usize]).unwrap();
+    }
+    // The states of the first page are kept by one operation, those of the last one by another.
+    script::fail(Some(Failure { first: 2, count: 1, errno: Errno::IO, short: false }));
+    assert_eq!(view.punch(8 * PAGE, FAR).unwrap_err().raw_os_error(), Some(libc::EIO));
+    script::fail(None);
+    view.write(0, &[1]).unwrap();
+    assert_nothing_unclaimed(fixture.state.path(), &view);
+}
+
 /// A truncate whose cut failed left bytes beyond the view's end, and a longer view showed them.
 #[test]
 fn a_cut_that_failed_is_made_up_for_before_the_view_grows() {
