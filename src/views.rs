@@ -20,6 +20,7 @@ use crate::steps::step;
 use crate::store::Identity;
 use crate::stragglers::each;
 use crate::turns::Turns;
+use settle::Rest;
 pub use view::{Named, View};
 use view::{created, new_view};
 
@@ -36,8 +37,8 @@ pub enum Discarded {
 enum Slot {
     /// Its files do not answer yet.
     Unread,
-    /// Nobody has it open; with its files, while not all of them is on disk.
-    AtRest(Box<Named>, Option<Arc<ViewFiles>>),
+    /// Nobody has it open.
+    AtRest(Box<Named>, Rest),
     Open(Arc<View>),
     /// Set aside: the reason.
     Unusable(String),
@@ -139,9 +140,9 @@ impl Views {
                 return Ok(view.clone());
             }
             Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
-            Some(Slot::AtRest(known, files)) => {
+            Some(Slot::AtRest(known, rest)) => {
                 allowed(&known.record)?;
-                Some((known.mtime, files.clone()))
+                Some((known.mtime, rest.files()))
             }
             Some(Slot::Unread) | None => None,
         };
@@ -191,15 +192,14 @@ impl Views {
         Ok((Arc::new(files), pages))
     }
 
-    /// Lets go of the template of a named view after its last close, and of its files once they are
-    /// on disk. It stays as it is where somebody else has a hand on it.
+    /// Lets go of the files and the template of a named view after its last close. It stays as it
+    /// is where somebody else has a hand on it.
     pub fn close_named(&self, name: &Label, view: Arc<View>) {
         let mut named = self.named.lock();
         let Some(slot) = named.get_mut(name) else { return };
         // The slot's reference and the one given here.
         if matches!(slot, Slot::Open(open) if Arc::ptr_eq(open, &view)) && Arc::strong_count(&view) == 2 {
-            let files = (!view.files.is_up_to_date()).then(|| view.files.clone());
-            *slot = Slot::AtRest(Box::new(view.known()), files);
+            *slot = Slot::AtRest(Box::new(view.known()), Rest::of(&view.files));
         }
         // Before somebody else with a hand on it comes here and counts.
         drop(view);
@@ -351,8 +351,7 @@ fn at_rest(directory: &Path, key: &str) -> Option<Slot> {
                 zero_bytes: pages.zero() * overlay::PAGE,
             };
             let known = Named { record: files.record(), usage, mtime: files.mtime() };
-            let unsettled = !files.is_up_to_date();
-            Some(Slot::AtRest(Box::new(known), unsettled.then(|| Arc::new(files))))
+            Some(Slot::AtRest(Box::new(known), Rest::of(&Arc::new(files))))
         }
         Ok(None) => {
             log::warn!("{key}: this view was not yet on disk when the machine went down, and is gone");

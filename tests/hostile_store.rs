@@ -106,7 +106,9 @@ fn a_path_that_becomes_anything_while_it_is_opened_shows_nothing_outside_and_nev
         openers.map(|opener| opener.join().unwrap())
     });
     println!("served and refused: {counts:?}");
-    assert!(counts[0].0 > 0 && counts[0].1 > 0, "{counts:?}");
+    // How many is a matter of timing.
+    assert!(counts.iter().any(|(served, _)| *served > 0), "{counts:?}");
+    assert!(counts.iter().any(|(_, refused)| *refused > 0), "{counts:?}");
     assert_eq!(fs::read(&secret).unwrap(), b"outside");
     assert_eq!(fs::read(mounted.path("t")).unwrap(), b"inside: t");
 }

@@ -91,7 +91,7 @@ fn a_thousand_named_views_that_were_closed_hold_no_files_open() {
     }
     let open = fs::read_dir(format!("/proc/{}/fd", mounted.serving().as_raw_pid()));
     assert!(open.unwrap().count() < 64);
-    assert_eq!(view_files(&mounted).len(), 2000);
+    assert_eq!(view_files(&mounted).len(), 3000);
 }
 
 fn mounted_on_small() -> Option<(Small, Mounted)> {

@@ -77,7 +77,7 @@ fn open_files_of_every_kind_go_on() {
     assert_eq!(directory.count(), 1, "a directory that was open");
     assert!(mounted.log().contains("takeover 3"), "{}", mounted.log());
     drop((private, memory, read_only));
-    let left = || (tree(&mounted.state.join("views")).len() == 2).then_some(());
+    let left = || (tree(&mounted.state.join("views")).len() == 3).then_some(());
     assert!(poll(SOON, left).is_some(), "a view without a name goes with its last close");
     assert!(fs::read(mounted.store.join("t")).unwrap() == content);
 }
