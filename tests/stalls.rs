@@ -17,7 +17,7 @@ use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
 use common::random::pattern;
-use common::stuck::Stuck;
+use common::stuck::{self, Stuck};
 use common::users::{self, Users, number, seed};
 use common::views::views;
 
@@ -36,6 +36,7 @@ fn child() {
         "fault" => fault(&path),
         "write" => write(&path),
         "dirty" => dirty(&path),
+        stuck::SERVE => stuck::serve(&path),
         _ => users::run(),
     }
 }

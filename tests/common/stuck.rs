@@ -1,462 +1,156 @@
-//! A filesystem that shows a directory and on which one file can be made to hang: whatever asks for its
-//! content waits until it is released.
+//! A filesystem that shows a directory and on which files can be made to hang or to fail.
+//!
+//! It is served by a process of its own: whoever waits for a file that hangs cannot be killed, and must
+//! not be a thread of the process that would have to answer it. With that process the connection ends,
+//! and with it all that waits.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+mod gate;
+mod shown;
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
 
-use fuser::{
-    BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request, Session, SessionACL, TimeOrNow, WriteFlags,
-};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use fuser::{Session, SessionACL};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::child;
 use super::files::SOON;
 use super::limit::{Registered, on_expiry, poll};
+use gate::{Fault, Gate};
+use shown::Shown;
 
-/// How long the kernel believes what it was told.
-const VALID: Duration = Duration::from_secs(1);
+/// What the test program's `child` is asked, to do [`serve`].
+pub const SERVE: &str = "serve a filesystem that may hang or fail";
+
+const HANG: &str = "hang ";
+const FAIL: &str = "fail ";
+const RELEASE: &str = "release";
+const WAITING: &str = "waiting";
 
 /// Mounted until it is dropped; then nothing hangs any more.
 pub struct Stuck {
     pub mountpoint: PathBuf,
-    gate: Arc<Gate>,
-    session: Option<BackgroundSession>,
-    _detached_on_expiry: Registered,
+    server: Child,
+    /// One line there, one line back.
+    control: Mutex<BufReader<UnixStream>>,
+    _ended_on_expiry: Registered,
     _directory: TempDir,
-}
-
-/// Which file hangs, by the end of its name, and how many requests wait for that.
-#[derive(Default)]
-struct Gate {
-    stuck: Mutex<Option<String>>,
-    released: Condvar,
-    waiting: AtomicUsize,
-}
-
-impl Gate {
-    /// Answers at once, or on a thread of its own when the file is released.
-    fn pass(self: &Arc<Self>, path: &Path, answer: impl FnOnce() + Send + 'static) {
-        let shown = path.display().to_string();
-        let is_stuck = move |stuck: &Option<String>| stuck.as_ref().is_some_and(|end| shown.ends_with(end));
-        if !is_stuck(&self.stuck.lock().unwrap()) {
-            return answer();
-        }
-        let gate = self.clone();
-        gate.waiting.fetch_add(1, Ordering::Relaxed);
-        thread::spawn(move || {
-            let mut stuck = gate.stuck.lock().unwrap();
-            while is_stuck(&stuck) {
-                stuck = gate.released.wait(stuck).unwrap();
-            }
-            drop(stuck);
-            gate.waiting.fetch_sub(1, Ordering::Relaxed);
-            answer();
-        });
-    }
 }
 
 impl Stuck {
     pub fn mount() -> Self {
         let directory = tempfile::Builder::new().prefix("templatefs-stuck-").tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        let (root, mountpoint) = (directory.path().join("root"), directory.path().join("mnt"));
-        for path in [&root, &mountpoint] {
-            fs::create_dir(path).unwrap();
+        for name in ["root", "mnt"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
         }
-        let gate = Arc::new(Gate::default());
-        let mut config = fuser::Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(2);
-        let shown = Shown {
-            gate: gate.clone(),
-            inodes: Mutex::new(vec![root.clone(), root]),
-            files: Mutex::default(),
-        };
-        let session = Session::new(shown, &mountpoint, &config).and_then(Session::spawn).unwrap();
-        let at = mountpoint.clone();
-        let registered = on_expiry(move || detach(&at));
+        let listener = UnixListener::bind(control_of(directory.path())).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut server = child::command(SERVE, directory.path()).spawn().expect("setpriv (util-linux)");
+        let mountpoint = directory.path().join("mnt");
+        let registered = on_expiry({
+            let (mountpoint, server) = (mountpoint.clone(), Pid::from_child(&server));
+            move || {
+                let _ = kill_process(server, Signal::KILL);
+                detach(&mountpoint);
+            }
+        });
+        let control = poll(SOON, || match listener.accept() {
+            Ok((control, _)) => Some(control),
+            Err(_) => server.try_wait().unwrap().map(|status| panic!("it is not served: {status}")),
+        });
+        let control = control.unwrap_or_else(|| {
+            let _ = server.kill();
+            panic!("it is not served");
+        });
+        control.set_nonblocking(false).unwrap();
         Self {
             mountpoint,
-            gate,
-            session: Some(session),
-            _detached_on_expiry: registered,
+            server,
+            control: Mutex::new(BufReader::new(control)),
+            _ended_on_expiry: registered,
             _directory: directory,
         }
     }
 
-    /// From now on, files whose path ends so.
+    /// From now on, files whose path ends so: whatever asks for their content waits.
     pub fn hang(&self, end: &str) {
-        *self.gate.stuck.lock().unwrap() = Some(end.to_owned());
+        self.ask(&format!("{HANG}{end}"));
+    }
+
+    /// From now on, to write, allocate or sync files whose path ends so is EIO.
+    pub fn fail(&self, end: &str) {
+        self.ask(&format!("{FAIL}{end}"));
     }
 
     pub fn release(&self) {
-        *self.gate.stuck.lock().unwrap() = None;
-        self.gate.released.notify_all();
+        self.ask(RELEASE);
     }
 
     /// Until so many requests wait.
     #[track_caller]
     pub fn wait_for(&self, waiting: usize) {
-        let now = || self.gate.waiting.load(Ordering::Relaxed);
+        let now = || self.ask(WAITING).parse::<usize>().unwrap();
         assert!(poll(SOON, || (now() >= waiting).then_some(())).is_some(), "{} wait, not {waiting}", now());
+    }
+
+    #[track_caller]
+    fn ask(&self, line: &str) -> String {
+        let mut control = self.control.lock().unwrap();
+        writeln!(control.get_mut(), "{line}").unwrap();
+        let mut answer = String::new();
+        control.read_line(&mut answer).unwrap();
+        assert!(answer.ends_with('\n'), "{line}: nobody serves it");
+        answer.trim_end().to_owned()
     }
 }
 
 impl Drop for Stuck {
     fn drop(&mut self) {
-        self.release();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
         detach(&self.mountpoint);
-        if let Some(session) = self.session.take() {
-            // The daemon may have a mount of its own of it: not joined.
-            drop(session);
-        }
     }
+}
+
+fn control_of(directory: &Path) -> PathBuf {
+    directory.join("control")
 }
 
 fn detach(mountpoint: &Path) {
     let _ = rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH);
 }
 
-struct Shown {
-    gate: Arc<Gate>,
-    /// By inode number; a file that is renamed keeps its own.
-    inodes: Mutex<Vec<PathBuf>>,
-    /// By handle: which inode it is, and the file.
-    files: Mutex<HashMap<u64, (INodeNo, Arc<File>)>>,
+/// The process that serves it, until the other end of its control is closed or it is killed.
+pub fn serve(directory: &Path) {
+    let gate = Arc::new(Gate::default());
+    let mut config = fuser::Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(2);
+    let shown = Shown::new(directory.join("root"), gate.clone());
+    let session = Session::new(shown, directory.join("mnt"), &config).and_then(Session::spawn).unwrap();
+    let mut control = UnixStream::connect(control_of(directory)).unwrap();
+    let orders = BufReader::new(control.try_clone().unwrap());
+    for order in orders.lines() {
+        let order = order.unwrap();
+        let answer = match order.split_at_checked(HANG.len()) {
+            Some((HANG, end)) => set(&gate, Some(Fault::Hangs(end.into()))),
+            Some((FAIL, end)) => set(&gate, Some(Fault::Fails(end.into()))),
+            _ if order == RELEASE => set(&gate, None),
+            _ => gate.waiting(),
+        };
+        writeln!(control, "{answer}").unwrap();
+    }
+    drop(session);
 }
 
-impl Shown {
-    fn path(&self, ino: INodeNo) -> PathBuf {
-        self.inodes.lock().unwrap()[ino.0 as usize].clone()
-    }
-
-    fn child(&self, parent: INodeNo, name: &OsStr) -> PathBuf {
-        self.path(parent).join(name)
-    }
-
-    fn number(&self, path: &Path) -> u64 {
-        let mut inodes = self.inodes.lock().unwrap();
-        let known = inodes.iter().rposition(|known| known == path);
-        let number = known.unwrap_or_else(|| {
-            inodes.push(path.to_owned());
-            inodes.len() - 1
-        });
-        number as u64
-    }
-
-    fn attributes(&self, path: &Path) -> io::Result<FileAttr> {
-        Ok(attributes(self.number(path), &fs::symlink_metadata(path)?))
-    }
-
-    /// An open file, and what it is called now.
-    fn file(&self, handle: FileHandle) -> (PathBuf, Arc<File>) {
-        let (ino, file) = self.files.lock().unwrap()[&handle.0].clone();
-        (self.path(ino), file)
-    }
-
-    fn keep(&self, ino: INodeNo, file: File) -> FileHandle {
-        let mut files = self.files.lock().unwrap();
-        let handle = files.keys().max().map_or(1, |last| last + 1);
-        files.insert(handle, (ino, Arc::new(file)));
-        FileHandle(handle)
-    }
-
-    fn entry(&self, path: &Path, reply: ReplyEntry) {
-        match self.attributes(path) {
-            Ok(attributes) => reply.entry(&VALID, &attributes, Generation(0)),
-            Err(e) => reply.error(e.into()),
-        }
-    }
-}
-
-fn attributes(number: u64, m: &fs::Metadata) -> FileAttr {
-    let time = |seconds: i64, nanoseconds: i64| -> SystemTime {
-        UNIX_EPOCH + Duration::new(seconds as u64, nanoseconds as u32)
-    };
-    FileAttr {
-        ino: INodeNo(number),
-        size: m.len(),
-        blocks: m.blocks(),
-        atime: time(m.atime(), m.atime_nsec()),
-        mtime: time(m.mtime(), m.mtime_nsec()),
-        ctime: time(m.ctime(), m.ctime_nsec()),
-        crtime: UNIX_EPOCH,
-        kind: if m.is_dir() { FileType::Directory } else { FileType::RegularFile },
-        perm: (m.mode() & 0o7777) as u16,
-        nlink: m.nlink() as u32,
-        uid: m.uid(),
-        gid: m.gid(),
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-fn done(result: io::Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(e.into()),
-    }
-}
-
-impl Filesystem for Shown {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
-        config.set_max_write(1 << 20).map_err(|_| io::Error::other("max_write"))?;
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(&self.child(parent, name), reply);
-    }
-
-    fn getattr(&self, _: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        let found = match handle {
-            Some(handle) => self.file(handle).1.metadata().map(|m| attributes(ino.0, &m)),
-            None => self.attributes(&self.path(ino)),
-        };
-        match found {
-            Ok(attributes) => reply.attr(&VALID, &attributes),
-            Err(e) => reply.error(e.into()),
-        }
-    }
-
-    fn setattr(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        _: Option<u32>,
-        _: Option<u32>,
-        size: Option<u64>,
-        _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
-        _: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let path = self.path(ino);
-        let change = {
-            let path = path.clone();
-            move || {
-                if let Some(mode) = mode {
-                    fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777))?;
-                }
-                if let Some(size) = size {
-                    OpenOptions::new().write(true).open(&path)?.set_len(size)?;
-                }
-                fs::symlink_metadata(&path).map(|m| attributes(ino.0, &m))
-            }
-        };
-        self.gate.pass(&path, move || match change() {
-            Ok(attributes) => reply.attr(&VALID, &attributes),
-            Err(e) => reply.error(e.into()),
-        });
-    }
-
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
-        let path = self.child(parent, name);
-        match fs::DirBuilder::new().mode(mode & 0o7777).create(&path) {
-            Ok(()) => self.entry(&path, reply),
-            Err(e) => reply.error(e.into()),
-        }
-    }
-
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(fs::remove_file(self.child(parent, name)), reply);
-    }
-
-    fn rename(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        _: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let (from, to) = (self.child(parent, name), self.child(new_parent, new_name));
-        let renamed = fs::rename(&from, &to);
-        if renamed.is_ok() {
-            for path in self.inodes.lock().unwrap().iter_mut().filter(|path| **path == from || **path == to) {
-                *path = if *path == from { to.clone() } else { PathBuf::from("/replaced") };
-            }
-        }
-        done(renamed, reply);
-    }
-
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let path = self.path(ino);
-        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
-        match OpenOptions::new().read(true).write(writes).open(&path) {
-            Ok(file) => {
-                let handle = self.keep(ino, file);
-                self.gate.pass(&path, move || reply.opened(handle, FopenFlags::empty()));
-            }
-            Err(e) => reply.error(e.into()),
-        }
-    }
-
-    fn create(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _: u32,
-        _: i32,
-        reply: ReplyCreate,
-    ) {
-        let path = self.child(parent, name);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(mode & 0o7777);
-        match options.open(&path).and_then(|file| Ok((file, self.attributes(&path)?))) {
-            Ok((file, attributes)) => {
-                let handle = self.keep(attributes.ino, file);
-                reply.created(&VALID, &attributes, Generation(0), handle, FopenFlags::empty());
-            }
-            Err(e) => reply.error(e.into()),
-        }
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let (path, file) = self.file(handle);
-        self.gate.pass(&path, move || {
-            let mut data = vec![0; size as usize];
-            let mut length = 0;
-            while length < data.len() {
-                match file.read_at(&mut data[length..], offset + length as u64) {
-                    Ok(0) => break,
-                    Ok(read) => length += read,
-                    Err(e) => return reply.error(e.into()),
-                }
-            }
-            reply.data(&data[..length]);
-        });
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let ((path, file), data) = (self.file(handle), data.to_vec());
-        self.gate.pass(&path, move || match file.write_all_at(&data, offset) {
-            Ok(()) => reply.written(data.len() as u32),
-            Err(e) => reply.error(e.into()),
-        });
-    }
-
-    fn release(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.files.lock().unwrap().remove(&handle.0);
-        reply.ok();
-    }
-
-    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.gate.pass(&self.file(handle).0, move || reply.ok());
-    }
-
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let entries = match fs::read_dir(self.path(ino)) {
-            Ok(entries) => entries.flatten(),
-            Err(e) => return reply.error(e.into()),
-        };
-        for (at, entry) in entries.enumerate().skip(offset as usize) {
-            let kind = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                true => FileType::Directory,
-                false => FileType::RegularFile,
-            };
-            if reply.add(INodeNo(self.number(&entry.path())), at as u64 + 1, kind, entry.file_name()) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let (path, file) = self.file(handle);
-        self.gate.pass(&path, move || {
-            let mode = FallocateFlags::from_bits_retain(mode as u32);
-            done(fallocate(&*file, mode, offset, length).map_err(Into::into), reply);
-        });
-    }
-
-    fn lseek(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        let (path, file) = self.file(handle);
-        let from = match whence {
-            libc::SEEK_DATA => SeekFrom::Data(offset as u64),
-            _ => SeekFrom::Hole(offset as u64),
-        };
-        self.gate.pass(&path, move || match seek(&*file, from) {
-            Ok(at) => reply.offset(at as i64),
-            Err(e) => reply.error(Errno::from_i32(e.raw_os_error())),
-        });
-    }
-
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096);
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
+fn set(gate: &Gate, fault: Option<Fault>) -> usize {
+    gate.set(fault);
+    gate.waiting()
 }
