@@ -1,10 +1,10 @@
-//! A state directory that is full: a tmpfs of a few MiB, for which only root can mount.
+//! A state directory that is full: a tmpfs of a few MiB, or a disk with as little room. Only root can mount them.
 
 mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 use common::child;
-use common::files::opened;
+use common::disks::Disk;
+use common::files::{errno, open_rw, opened};
 use common::limit::{Registered, limit, on_expiry, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
@@ -67,11 +68,16 @@ fn mounted(arguments: &[&'static str]) -> Option<(Mounted, Small)> {
         return None;
     }
     let small = Small::new();
-    let options = Options { state: Some(small.path.join("state")), ..Options::with(arguments) };
+    let mounted = mounted_over(&small.path, arguments);
+    Some((mounted, small))
+}
+
+fn mounted_over(path: &Path, arguments: &[&'static str]) -> Mounted {
+    let options = Options { state: Some(path.join("state")), ..Options::with(arguments) };
     let mounted = Mounted::start(options);
     sparse_template(&mounted, "big", SIZE as u64, &[(0, b"big")]);
     mounted.template("other", &pattern(1, 100_000));
-    Some((mounted, small))
+    mounted
 }
 
 #[test]
@@ -136,10 +142,16 @@ fn mapped_stores_beyond_the_room_are_held_where_one_thread_serves_all() {
 }
 
 fn hold_stores(arguments: &[&'static str]) {
-    let Some((mut mounted, small)) = mounted(arguments) else { return };
+    let Some((mounted, small)) = mounted(arguments) else { return };
+    hold_until(mounted, || small.resize(4 * SIZE));
+}
+
+fn hold_until(mut mounted: Mounted, make_room: impl FnOnce()) {
     let path = mounted.path("big?rom=off&view=a");
     let other = opened(&mounted.path("other?rom=off&view=b"));
     other.write_all_at(b"before", 10).unwrap();
+    // The first sync of a view needs room of its own, and says so where there is none.
+    other.sync_all().unwrap();
     let mut storing = child::command("store", &path).spawn().unwrap();
     mounted.wait_for_log(HELD);
     for _ in 0..20 {
@@ -147,7 +159,7 @@ fn hold_stores(arguments: &[&'static str]) {
     }
     child::run("neighbour", &mounted.path("other?rom=off&view=b"));
     assert_eq!(storing.try_wait().unwrap(), None, "msync waits for what is held");
-    small.resize(4 * SIZE);
+    make_room();
     assert!(storing.wait().unwrap().success());
     mounted.wait_for_log("there is room again");
     drop(other);
@@ -189,6 +201,41 @@ fn assert_served(mounted: &Mounted, other: &File) {
     assert_eq!(read[2..8], *b"behind");
     assert_eq!(fs::read(mounted.path("other")).unwrap(), pattern(1, 100_000));
     assert_eq!(fs::metadata(mounted.path("big?rom=off&view=a")).unwrap().size(), SIZE as u64);
+}
+
+#[test]
+fn on_ext4_too_mapped_stores_are_held_and_a_view_that_finds_no_room_is_not_made() {
+    let _limit = limit(Duration::from_secs(120));
+    fill_disk("ext4", 64 << 20);
+}
+
+#[test]
+fn on_xfs_too_mapped_stores_are_held_and_a_view_that_finds_no_room_is_not_made() {
+    let _limit = limit(Duration::from_secs(120));
+    fill_disk("xfs", 320 << 20);
+}
+
+fn fill_disk(kind: &str, size: u64) {
+    if !is_root() {
+        println!("skipped: only root can mount {kind}");
+        return;
+    }
+    let disk = match Disk::new(kind, size) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: no {kind} here: {why}"),
+    };
+    let mounted = mounted_over(&disk.path, &[]);
+    let filler = disk.fill(0);
+    let late = mounted.path("big?rom=off&view=late");
+    let refused = open_rw(&late).and_then(|view| view.write_all_at(&pattern(3, MIB), 0));
+    assert_eq!(errno(refused), Some(Errno::NOSPC), "on {kind}");
+    assert_eq!(fs::read(mounted.path("other")).unwrap(), pattern(1, 100_000));
+    fs::remove_file(filler).unwrap();
+    opened(&late).write_all_at(&pattern(3, MIB), 0).expect("there is room again");
+    assert!(fs::read(&late).unwrap()[..MIB] == pattern(3, MIB));
+
+    let filler = disk.fill(ROOM as u64);
+    hold_until(mounted, || fs::remove_file(filler).unwrap());
 }
 
 /// Room that another view gives back is as good as a larger disk.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{FallocateFlags, fallocate, syncfs};
 use tempfile::TempDir;
 
 use super::limit::{Registered, on_expiry};
@@ -23,6 +24,29 @@ impl Disk {
         File::create(&image).unwrap().set_len(size).unwrap();
         done(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image))?;
         Self::mount(directory, image)
+    }
+
+    /// Uses all but about `left` bytes, and returns the file that holds them.
+    pub fn fill(&self, left: u64) -> PathBuf {
+        let path = self.path.join("filler");
+        let file = File::create(&path).unwrap();
+        let mut end = 0;
+        loop {
+            // What was removed before gives its blocks back when the filesystem's journal is written.
+            syncfs(&file).unwrap();
+            let before = end;
+            for step in [64 << 20, 1 << 20, 4096] {
+                while fallocate(&file, FallocateFlags::empty(), end, step).is_ok() {
+                    end += step;
+                }
+            }
+            if end == before {
+                break;
+            }
+        }
+        file.set_len(end.saturating_sub(left)).unwrap();
+        syncfs(&file).unwrap();
+        path
     }
 
     /// What a power cut would leave now: the device as it is, with nothing brought there for it.
