@@ -50,9 +50,10 @@ impl Engine {
 
     fn look_up_node(&self, caller: &Caller, parent: u64, raw: &[u8]) -> Result<Arc<Node>> {
         let parent = self.node(parent)?;
+        // Before the store is asked anything: a flood of junk should cost little.
+        let (request, path) = parse(directory_of(&parent)?, raw)?;
         let directory = self.directory(caller, &parent, SEARCH)?;
         let shown = || shown(directory, raw);
-        let (request, path) = parse(directory, raw)?;
         let origin = Origin::new(caller, parent.id, raw);
         let (metadata, identity) = match self.store.find(&path) {
             Ok(Found::Template(metadata, identity)) => (metadata, identity),
@@ -269,9 +270,7 @@ impl Engine {
     /// The path of a directory node. The kernel checks its mode; its ACL, if it has one, is
     /// checked here.
     fn directory<'a>(&self, caller: &Caller, node: &'a Node, want: u32) -> Result<&'a Path> {
-        let What::Directory { path } = &node.what else {
-            return Err(Error::NotADirectory(format!("node {}: not a directory of the store", node.id)));
-        };
+        let path = directory_of(node)?;
         if caller.uid != 0
             && let Found::Directory(metadata) = self.store.find(path)?
             && metadata.acl.is_some()
@@ -279,6 +278,13 @@ impl Engine {
             self.check(caller, path, &metadata, want)?;
         }
         Ok(path)
+    }
+}
+
+fn directory_of(node: &Node) -> Result<&Path> {
+    match &node.what {
+        What::Directory { path } => Ok(path),
+        _ => Err(Error::NotADirectory(format!("node {}: not a directory of the store", node.id))),
     }
 }
 

@@ -74,6 +74,20 @@ fn refused<T>(result: Result<T>) -> Errno {
     result.err().expect("a refusal").errno()
 }
 
+/// For each junk query the store was asked about the directory first, which other users waited for.
+#[test]
+fn junk_is_refused_before_the_store_is_asked() {
+    let fixture = Fixture::new(b"template");
+    let engine = fixture.engine();
+    let directory = fixture.store.path().join("d");
+    std::fs::create_dir(&directory).unwrap();
+    let node = look_up(&engine, "d");
+    std::fs::remove_dir(&directory).unwrap();
+    let ann = Caller { uid: 4001, gid: 4001, pid: 0 };
+    let refusal = |name: &[u8]| engine.lookup(&ann, node, name).unwrap_err().errno();
+    assert_eq!([refusal(b"t?junk=1"), refusal(b"t")], [Errno::INVAL, Errno::NOENT]);
+}
+
 #[test]
 fn two_path_walks_never_share_a_view_and_leave_nothing() {
     let fixture = Fixture::new(b"template");
