@@ -25,15 +25,13 @@ pub fn run(name: &str, errand: impl FnOnce() + Send + 'static) -> bool {
 }
 
 /// Lets the kernel drop its pages of a view that is gone, and the entry by which it was warmed.
-pub fn drop_cache(notifier: Notifier, node: u64, warm: bool) {
-    run("drop-cache", move || {
-        if warm {
-            let _ = drop_warm_entry(&notifier, node);
-        }
-        if let Err(error) = notifier.inval_inode(INodeNo(node), 0, 0) {
-            log::debug!("node {node}: its cached pages stay until memory is short: {error}");
-        }
-    });
+pub fn drop_cache(notifier: &Notifier, node: u64, warm: bool) {
+    if warm {
+        let _ = drop_warm_entry(notifier, node);
+    }
+    if let Err(error) = notifier.inval_inode(INodeNo(node), 0, 0) {
+        log::debug!("node {node}: its cached pages stay until memory is short: {error}");
+    }
 }
 
 /// The entry leads to a node that the kernel keeps for nothing else. An error where there is none.

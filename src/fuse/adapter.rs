@@ -9,9 +9,11 @@ use fuser::{INodeNo, Notifier, Request};
 
 use super::convert::caller;
 use super::directories::Directories;
+use super::dropping::{Dropping, Gone};
 use super::loops::{AtWork, Loops};
 use crate::control::Control;
 use crate::engine::{DirectoryEntry, Engine};
+use crate::errands;
 use crate::error::Result;
 
 /// Each event loop has one; they share what they serve.
@@ -26,6 +28,7 @@ pub struct Adapter {
     pub(super) device: Arc<OwnedFd>,
     pub(super) notifier: Arc<OnceLock<Notifier>>,
     pub(super) directories: Arc<Directories>,
+    pub(super) dropping: Arc<Dropping>,
     pub(super) loops: Arc<Loops>,
     /// Serves the loops that were added to the mount's own.
     pub(super) is_added: bool,
@@ -41,6 +44,12 @@ impl Adapter {
         loops: Arc<Loops>,
     ) -> Self {
         let state_directory = engine.views().directory().to_owned();
+        let to = notifier.clone();
+        let dropping = Dropping::new(move |Gone { node, warm }| {
+            if let Some(notifier) = to.get() {
+                errands::drop_cache(notifier, node, warm);
+            }
+        });
         let directories = Arc::new(Directories::new(engine.takeovers()));
         Self {
             engine,
@@ -49,6 +58,7 @@ impl Adapter {
             attributes: Arc::default(),
             device,
             notifier,
+            dropping,
             directories,
             loops,
             is_added: false,

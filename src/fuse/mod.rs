@@ -13,6 +13,7 @@ mod adapter;
 mod convert;
 mod data;
 mod directories;
+mod dropping;
 mod init;
 mod loops;
 mod open;
@@ -34,8 +35,8 @@ use fuser::{
 
 use crate::control::{Attribute, Control};
 use crate::engine::{Allocate, Changes, Released};
-use crate::errands;
 use convert::{caller, file_attr, no_new_names, refuse, seek_whence, time};
+use dropping::Gone;
 use open::access;
 
 pub use adapter::Adapter;
@@ -197,8 +198,8 @@ impl Filesystem for Adapter {
         }
         let released = self.engine.release(handle.0);
         reply.ok();
-        if let (Released::DropCache(node), Some(notifier)) = (released, self.notifier.get()) {
-            errands::drop_cache(notifier.clone(), node, self.engine.warms());
+        if let Released::DropCache(node) = released {
+            self.dropping.add(Gone { node, warm: self.engine.warms() });
         }
     }
 

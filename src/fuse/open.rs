@@ -7,6 +7,7 @@ use fuser::{Errno, FileHandle, FopenFlags, OpenAccMode, OpenFlags, ReplyOpen};
 
 use super::Adapter;
 use super::convert::refused;
+use super::dropping::Gone;
 use crate::access::Caller;
 use crate::engine::{Access, Engine, Opened, Plane};
 use crate::errands;
@@ -73,8 +74,8 @@ impl Adapter {
         };
         let drop_cache = opened.drop_cache;
         answer(opened, reply);
-        if let (true, Some(notifier)) = (drop_cache, self.notifier.get()) {
-            errands::drop_cache(notifier.clone(), wanted.node, true);
+        if drop_cache {
+            self.dropping.add(Gone { node: wanted.node, warm: true });
         }
     }
 
