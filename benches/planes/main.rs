@@ -289,7 +289,7 @@ impl<'a> Bench<'a> {
             for _ in 0..subject.training() {
                 let mut log = Log { run: None, subject: name, at };
                 done = done.and_then(|()| act(subject, &self.plan, &mut log));
-                subject.trained();
+                done = done.and_then(|()| subject.trained(template));
             }
             let mut log = Log { run: Some(&mut self.run), subject: name, at };
             done = done.and_then(|()| act(subject, &self.plan, &mut log));

@@ -67,7 +67,7 @@ pub const MODES: [Mode; 7] = [
     Mode {
         name: figures::LEARNED,
         what: "`?rom=off` opened O_RDWR, mounted with `--warm 2`, after a view that touched the same pages for \
-               some seconds; before each view it is waited, unmeasured, until one is warm",
+               some seconds and another one; before each view it is waited, unmeasured, until one is warm",
         mount: &["--warm", "2"],
         warm: true,
         training: 1,
@@ -145,6 +145,11 @@ impl Templatefs {
         Ok(())
     }
 
+    fn open(&self, template: &Template) -> Result<File> {
+        let opened = OpenOptions::new().read(true).write(self.mode.writable).open(self.path(template)?);
+        Ok(opened.map_err(|error| format!("the mount refuses TEMPLATE{}: {error}", self.mode.query))?)
+    }
+
     fn wait_until_warm(&self) -> Result<()> {
         let is_ready = || -> Result<bool> {
             let report = self.report("profiles.json")?;
@@ -204,11 +209,7 @@ impl Subject for Templatefs {
 
     fn ready(&mut self, template: &Template) -> Result<()> {
         self.mount(template)?;
-        let path = self.path(template)?;
-        let opened: std::io::Result<File> =
-            OpenOptions::new().read(true).write(self.mode.writable).open(&path);
-        opened.map_err(|error| format!("the mount refuses TEMPLATE{}: {error}", self.mode.query))?;
-        Ok(())
+        self.open(template).map(drop)
     }
 
     fn dwell(&self) {
@@ -217,8 +218,13 @@ impl Subject for Templatefs {
         }
     }
 
-    fn trained(&mut self) {
+    /// What was learned is made use of from the next opening on.
+    fn trained(&mut self, template: &Template) -> Result<()> {
         self.trained = true;
+        if self.mode.warm {
+            self.open(template)?;
+        }
+        Ok(())
     }
 
     fn make(&mut self, template: &Template) -> Result<View> {
