@@ -267,7 +267,10 @@ fn flood(what: &str, count: usize, path: &Path) {
     let goes_on = |at| start.elapsed() < if at < count { LONGEST } else { SHORTEST };
     for at in (0..).take_while(|at| goes_on(*at)) {
         let result = match what {
-            "spin" => Ok(*black_box(&())),
+            "spin" => {
+                black_box(own);
+                Ok(())
+            }
             "junk" => fs::metadata(query(path, &format!("junk={own}-{at}"))).map(drop),
             "stat" => fs::metadata(query(path, &format!("rom=off&vm=x{own}-{at}"))).map(drop),
             "open" if at % 2 == 0 => open_ro(path).map(drop),
