@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self};
+use std::thread;
 
 use fuser::{BackgroundSession, Notifier, Session, SessionACL};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -143,17 +143,23 @@ fn umount(mounted: &Mounted, option: &[&str]) -> bool {
     Command::new("umount").args(option).arg(&mounted.mountpoint).output().unwrap().status.success()
 }
 
+/// A mount with a named view that is open. None where this user may not call umount.
+fn mounted_in_use() -> Option<(Mounted, File)> {
+    if !is_root() {
+        println!("skipped: needs root, to call umount");
+        return None;
+    }
+    let mounted = Mounted::start(Options::default());
+    mounted.template("t", &vec![b'o'; LENGTH]);
+    let file = open_rw(mounted.path("t?rom=off&view=v")).unwrap();
+    Some((mounted, file))
+}
+
 /// `umount -l` takes the path away, and who has a view open keeps it to the end.
 #[test]
 fn a_mount_that_is_detached_while_it_is_used_is_served_to_its_users() {
     let _limit = limit(Duration::from_secs(60));
-    if !is_root() {
-        println!("skipped: needs root, to call umount");
-        return;
-    }
-    let mut mounted = Mounted::start(Options::default());
-    mounted.template("t", &vec![b'o'; LENGTH]);
-    let file = open_rw(mounted.path("t?rom=off&view=v")).unwrap();
+    let Some((mut mounted, file)) = mounted_in_use() else { return };
     let map = Mapping::shared(&file).unwrap();
     map.write(0, b"before");
     assert!(!umount(&mounted, &[]), "it is busy");
@@ -175,13 +181,7 @@ fn a_mount_that_is_detached_while_it_is_used_is_served_to_its_users() {
 #[test]
 fn a_mount_that_is_aborted_by_force_ends_and_the_next_finds_its_views() {
     let _limit = limit(Duration::from_secs(60));
-    if !is_root() {
-        println!("skipped: needs root, to call umount");
-        return;
-    }
-    let mut mounted = Mounted::start(Options::default());
-    mounted.template("t", &vec![b'o'; LENGTH]);
-    let file = open_rw(mounted.path("t?rom=off&view=v")).unwrap();
+    let Some((mut mounted, file)) = mounted_in_use() else { return };
     file.write_all_at(b"before", 0).unwrap();
     umount(&mounted, &["-f"]);
     let aborted = errno(bytes_at(&file, LENGTH as u64 / 2, 4));

@@ -226,10 +226,15 @@ impl Engine {
         let template = &private.template;
         let metadata = self.find_unchanged(template)?;
         self.check_template_rights(caller, &template.path, &metadata, private.if_writable)?;
+        self.claimed(node, private, || self.open_claimed(caller, node, private, access))
+    }
+
+    /// Counts the view before `make` opens it; what could not be opened is not counted.
+    fn claimed<T>(&self, node: &Node, private: &PrivateRef, make: impl FnOnce() -> Result<T>) -> Result<T> {
         self.claim_view(&mut node.state.lock(), private)?;
-        let opened = self.open_claimed(caller, node, private, access);
+        let made = make();
         node.state.lock().claim_if_there();
-        opened
+        made
     }
 
     fn open_claimed(
@@ -294,10 +299,7 @@ impl Engine {
                 private.template.path.display()
             )));
         }
-        self.claim_view(&mut node.state.lock(), private)?;
-        let view = self.view_locked(caller, node, private);
-        node.state.lock().claim_if_there();
-        view
+        self.claimed(node, private, || self.view_locked(caller, node, private))
     }
 
     /// `opening` of the node must be held, as for all that changes what it is.

@@ -95,6 +95,5 @@ pub fn obey_signals(mut signals: Signals, engine: Arc<Engine>, mountpoint: PathB
             }
         }
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).map_err(|e| Error::io("threads", e))?;
-    Ok(())
+    background("signals", wait).map(drop)
 }
