@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{Policy, Rule, Who};
 use crate::error::{Error, Result};
 use crate::manifest::Fact;
+use crate::name::printable;
 
 /// Names to numbers; None where nobody has that name.
 pub struct Names<'a> {
@@ -100,7 +101,8 @@ impl RuleText {
             let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build();
             paths.add(glob.map_err(|e| format!("path: {}", one_line(&e.to_string())))?);
             if pattern.starts_with('/') {
-                return Err(format!("path {pattern}: it is relative to the store: leave out the first `/`"));
+                let shown = printable(pattern.as_bytes());
+                return Err(format!("path {shown}: it is relative to the store: leave out the first `/`"));
             }
         }
         let who = match (self.users, self.groups) {
@@ -111,7 +113,7 @@ impl RuleText {
             }),
         };
         Ok(Rule {
-            title: format!("{title} ({})", patterns.join(", ")),
+            title: format!("{title} ({})", printable(patterns.join(", ").as_bytes())),
             paths: paths.build().map_err(|e| one_line(&e.to_string()))?,
             allow: self.allow.map(|allow| allow.into_iter().map(Allowed::as_str).collect()),
             who,
@@ -130,12 +132,14 @@ fn ids(
     let id = |given| match given {
         NameOrId::Id(id) => Ok(id),
         NameOrId::Name(name) => {
-            find(&name).ok_or_else(|| format!("there is no {what} {name} on this host; take it out"))
+            let missing =
+                || format!("there is no {what} {} on this host; take it out", printable(name.as_bytes()));
+            find(&name).ok_or_else(missing)
         }
     };
     given.into_iter().map(id).collect()
 }
 
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    printable(text.split_whitespace().collect::<Vec<_>>().join(" ").as_bytes())
 }
