@@ -137,6 +137,10 @@ impl Ledger {
                 // A number is one open file's.
                 self.close(file.handle);
                 self.dealt_handles = self.dealt_handles.max(file.handle.saturating_add(1));
+                if matches!(&file.what, What::Private(private) if private.view.is_none()) {
+                    // It ends with its last close, and must not begin again after a takeover.
+                    self.looked_up.remove(&file.node);
+                }
                 self.open.insert(file.handle, file);
             }
             Entry::Released { handle } => self.close(handle),
@@ -261,6 +265,24 @@ mod tests {
         ledger.apply(Entry::Released { handle: 5 });
         assert!(ledger.retired.is_empty() && ledger.open.is_empty());
         assert_eq!(ledger.dealt_handles, 7);
+    }
+
+    /// Whoever holds such a node from before its last close would find the template again in its view.
+    #[test]
+    fn a_closed_view_without_a_name_is_nothing_that_was_looked_up() {
+        let Entry::Opened(named) = opened(5, 72) else { panic!("not opened") };
+        let What::Private(private) = &named.what else { panic!("not private") };
+        let what = What::Private(PrivateRef { view: None, ..private.clone() });
+        let unnamed = OpenFile { handle: 6, node: 73, what: what.clone(), ..named.clone() };
+        let ledger = ledger([
+            Entry::LookedUp { node: 72, what: named.what.clone() },
+            Entry::LookedUp { node: 73, what },
+            Entry::Opened(named),
+            Entry::Opened(unnamed),
+            Entry::Released { handle: 5 },
+            Entry::Released { handle: 6 },
+        ]);
+        assert_eq!(ledger.looked_up.keys().collect::<Vec<_>>(), [&72]);
     }
 
     /// An entry with the largest number that there is ended the process that read it, in a debug build.
