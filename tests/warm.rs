@@ -95,8 +95,8 @@ fn a_view_of_a_template_used_before_has_its_pages_when_it_is_opened() {
     let _limit = limit(Duration::from_secs(120));
     let _caches = undisturbed();
     let (mounted, content) = mounted(&["--warm", "1"]);
-    teach(&mounted, PATH);
     let cold = open_rw(mounted.path(PATH)).unwrap();
+    teach(&mounted, PATH);
     wait_for_ready(&mounted, 1);
     let warm = open_rw(mounted.path(PATH)).unwrap();
     let (shown, other) = (report(&mounted, &warm), report(&mounted, &cold));
@@ -140,7 +140,6 @@ fn another_users_warm_view_is_that_users_alone() {
     }
     let (mounted, _) = mounted(&["--warm", "1", "--allow-other"]);
     teach(&mounted, PATH);
-    drop(open_rw(mounted.path(PATH)).unwrap());
     wait_for_ready(&mounted, 1);
     let script = "exec 3<>\"$1?rom=off&vm=theirs\" && stat -L -c '%u %g %a' /proc/self/fd/3 && \
                   cat \"${1%/*}/.templatefs/views.json\"";
@@ -550,12 +549,10 @@ fn pages_that_were_only_read_are_learned_too() {
     mounted.wait_for_log(&format!("node {}: ", view.metadata().unwrap().ino()));
     drop((map, view));
     wait_for(&mounted, "taught", |all| all.iter().any(|profile| profile.views_total == 1));
-    let next = open_rw(mounted.path(PATH)).unwrap();
     wait_for_ready(&mounted, 1);
     let warm = open_rw(mounted.path(PATH)).unwrap();
     assert!(Mapping::shared(&warm).unwrap().in_memory(150 * PAGE));
     assert!(!Mapping::shared(&warm).unwrap().in_memory(3 * PAGE));
-    drop(next);
 }
 
 /// A profile that was damaged is learned anew, and said so.

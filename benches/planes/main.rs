@@ -289,8 +289,8 @@ impl<'a> Bench<'a> {
             for _ in 0..subject.training() {
                 let mut log = Log { run: None, subject: name, at };
                 done = done.and_then(|()| act(subject, &self.plan, &mut log));
-                done = done.and_then(|()| subject.trained(template));
             }
+            subject.trained();
             let mut log = Log { run: Some(&mut self.run), subject: name, at };
             done = done.and_then(|()| act(subject, &self.plan, &mut log));
             if let Err(error) = done {

@@ -282,6 +282,13 @@ impl Engine {
         }
     }
 
+    /// The first view of a template that nobody knew has taught: the second one is to be warm.
+    pub fn warm_from_now_on(&self, template: &TemplateRef) {
+        if self.warms() {
+            self.warming.want(template);
+        }
+    }
+
     /// No more of this template until it is opened again.
     pub fn give_up_warming(&self, template: &TemplateRef) {
         self.warming.state.lock().wanted.retain(|wanted| wanted.identity != template.identity);

@@ -78,7 +78,9 @@ pub fn learn(
             Ok(Lesson::Closed { node, template, written }) => {
                 let mut pages = young.remove(&node).map(|young| young.seen).unwrap_or_default();
                 written.into_iter().for_each(|range| insert(&mut pages, range));
-                profiles.teach(&template.path, &template.identity, pages);
+                if profiles.teach(&template.path, &template.identity, pages) {
+                    engine.warm_from_now_on(&template);
+                }
             }
             Err(RecvTimeoutError::Timeout) => {
                 if due.is_some_and(|due| due <= Instant::now())

@@ -87,18 +87,21 @@ impl Profiles {
         Self { directory: directory.to_owned(), by_key: Mutex::default(), changed: Mutex::default() }
     }
 
-    /// Adds what one view of a template touched.
-    pub fn teach(&self, template: &Path, identity: &Identity, pages: RoaringBitmap) {
+    /// Adds what one view of a template touched. True if nothing was known of it before.
+    pub fn teach(&self, template: &Path, identity: &Identity, pages: RoaringBitmap) -> bool {
         let key = key(identity);
         let mut by_key = self.by_key.lock();
         let template = template.as_os_str().as_encoded_bytes();
         let profile = by_key.entry(key.clone()).or_insert_with(|| Profile::new(template, identity));
         profile.template = template.to_vec();
+        let was_unknown = profile.taught == 0;
         profile.teach(pages);
+        let is_first = was_unknown && profile.taught > 0;
         profile.updated = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         by_key.retain(|_, profile| profile.taught > 0);
         self.shrink(&mut by_key);
         self.changed.lock().insert(key);
+        is_first
     }
 
     /// Writes what was learned since the last time to the state directory.
@@ -221,7 +224,10 @@ mod tests {
     fn what_was_learned_lasts_and_can_be_cleared() {
         let dir = tempfile::tempdir().unwrap();
         let profiles = Profiles::load(dir.path()).unwrap();
-        profiles.teach(Path::new("a"), &identity(1), pages(0..10));
+        assert!(!profiles.teach(Path::new("a"), &identity(1), pages(0..0)), "nothing is known yet");
+        assert!(profiles.teach(Path::new("a"), &identity(1), pages(0..10)));
+        assert!(!profiles.teach(Path::new("a"), &identity(1), pages(0..0)));
+        assert!(!profiles.teach(Path::new("a"), &identity(1), pages(0..10)));
         profiles.teach(Path::new("b"), &identity(2), pages(5..6));
         profiles.teach(Path::new("c"), &identity(3), pages(0..0));
         profiles.keep_changed();

@@ -44,9 +44,7 @@ pub trait Subject {
     fn dwell(&self) {}
 
     /// The unmeasured runs are over.
-    fn trained(&mut self, _template: &Template) -> Result<()> {
-        Ok(())
-    }
+    fn trained(&mut self) {}
 
     /// Before each measurement: as if the template had never been used. An error is a refusal.
     fn ready(&mut self, _template: &Template) -> Result<()> {

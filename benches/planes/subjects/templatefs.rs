@@ -67,7 +67,7 @@ pub const MODES: [Mode; 7] = [
     Mode {
         name: figures::LEARNED,
         what: "`?rom=off` opened O_RDWR, mounted with `--warm 2`, after a view that touched the same pages for \
-               some seconds and another one; before each view it is waited, unmeasured, until one is warm",
+               some seconds; before each view it is waited, unmeasured, until one is warm",
         mount: &["--warm", "2"],
         warm: true,
         training: 1,
@@ -218,13 +218,8 @@ impl Subject for Templatefs {
         }
     }
 
-    /// What was learned is made use of from the next opening on.
-    fn trained(&mut self, template: &Template) -> Result<()> {
+    fn trained(&mut self) {
         self.trained = true;
-        if self.mode.warm {
-            self.open(template)?;
-        }
-        Ok(())
     }
 
     fn make(&mut self, template: &Template) -> Result<View> {
