@@ -1,12 +1,12 @@
 //! A view's own pages in two files of the state directory, or three where it has a name.
 //!
 //! ```text
-//! KEY.data     page p of the view at offset p * 4096; sparse
+//! KEY.data     page p of the view at offset p * 4096; sparse (data_file.rs)
 //! KEY.map      the record and the page states (map_file.rs)
 //! KEY.synced   the same, as it was last brought to disk (synced.rs); of views with a name
 //! ```
 //!
-//! A view exists if its map file does. The kernel keeps what was written to them when this
+//! A view exists if its map file does; it has no data file before its first page, unless it has a name. The kernel keeps what was written to them when this
 //! process dies. Nothing is mapped: on a full filesystem a write fails where a store to a
 //! mapping would kill.
 
@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use super::disk::{self, DiskFile};
+use super::data_file::DataFile;
+use super::disk;
 use super::map_file::MapFile;
 use super::synced::Synced;
 use super::{Backing, Extent, PAGE, PageMap, Record, State};
@@ -24,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::steps::step;
 
 pub struct ViewFiles {
-    data: DiskFile,
+    data: DataFile,
     map: MapFile,
     synced: Option<Synced>,
     /// It belongs to one open node now, and goes with it.
@@ -60,16 +61,20 @@ impl ViewFiles {
     pub fn create(directory: &Path, key: &str, record: Record, lasts: Lasts) -> Result<Self> {
         let paths = Paths::new(directory, key);
         let context = |e: io::Error| Error::io(format!("{}: cannot create a view", paths.map.display()), e);
-        let make = || {
-            let data = DiskFile::create(&paths.data).map_err(context)?;
-            let map = MapFile::create(&paths.new, record)?;
-            let synced = match lasts {
-                Lasts::Yes => Some(Synced::create(&paths.synced, &map)?),
-                Lasts::No => None,
-            };
-            // A map that is not whole must not be found: it gets its name when it is.
-            disk::rename(&paths.new, &paths.map).map_err(context)?;
-            Ok(Self::over(data, map, synced))
+        let make = || match lasts {
+            Lasts::Yes => {
+                let data = DataFile::create(&paths.data).map_err(context)?;
+                let map = MapFile::create(&paths.new, record)?;
+                let synced = Synced::create(&paths.synced, &map)?;
+                // A map that is not whole must not be found: it gets its name when it is.
+                disk::rename(&paths.new, &paths.map).map_err(context)?;
+                Ok(Self::over(data, map, Some(synced)))
+            }
+            // Nobody looks for it before its OPEN is on record.
+            Lasts::No => {
+                let map = MapFile::create(&paths.map, record)?;
+                Ok(Self::over(DataFile::later(&paths.data), map, None))
+            }
         };
         make().inspect_err(|_| drop(remove(directory, key)))
     }
@@ -91,15 +96,13 @@ impl ViewFiles {
         let mut pages = map.pages().map_err(context)?;
         let size = map.record().extent.size;
         pages.truncate(size.div_ceil(PAGE));
-        let data = match DiskFile::open(&paths.data) {
-            // Its name may not have reached the disk, nor anything that it would be needed for.
-            Err(e)
-                if e.kind() == io::ErrorKind::NotFound
-                    && found == Found::AfterRestart
-                    && pages.private() == 0 =>
-            {
-                DiskFile::create(&paths.data)
-            }
+        let data = match DataFile::open(&paths.data) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && pages.private() == 0 => match (lasts, found) {
+                (Lasts::No, _) => Ok(DataFile::later(&paths.data)),
+                // Its name may not have reached the disk, nor anything that it would be needed for.
+                (Lasts::Yes, Found::AfterRestart) => DataFile::create(&paths.data),
+                (Lasts::Yes, _) => Err(e),
+            },
             opened => opened,
         };
         let files = Self::over(data.map_err(context)?, map, synced);
@@ -107,7 +110,7 @@ impl ViewFiles {
         Ok(Some((files, pages)))
     }
 
-    fn over(data: DiskFile, map: MapFile, synced: Option<Synced>) -> Self {
+    fn over(data: DataFile, map: MapFile, synced: Option<Synced>) -> Self {
         Self { data, map, synced, is_discarded: AtomicBool::new(false), is_unsure: AtomicBool::new(false) }
     }
 
@@ -122,7 +125,7 @@ impl ViewFiles {
             synced.begin_boot()?;
         }
         synced.note_chunks(pages.differing(&synced.file().pages()?));
-        if found == Found::Unsynced { synced.follow(&self.map, &self.data) } else { Ok(()) }
+        if found == Found::Unsynced { synced.follow(&self.map, self.data.made()?) } else { Ok(()) }
     }
 
     pub fn record(&self) -> Record {
@@ -137,7 +140,7 @@ impl ViewFiles {
 
     /// When the view was last written.
     pub fn mtime(&self) -> SystemTime {
-        self.data.modified().unwrap_or(SystemTime::UNIX_EPOCH)
+        self.data.modified().or_else(|| self.map.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     pub fn change_record(&self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
@@ -164,7 +167,7 @@ impl ViewFiles {
             self.map.change_record(|_| {})?;
             self.map.sync()?;
         }
-        synced.follow(&self.map, &self.data)
+        synced.follow(&self.map, self.data.made()?)
     }
 
     fn lasting(&self) -> Option<&Synced> {
@@ -173,14 +176,15 @@ impl ViewFiles {
 
     /// Gives back what no state claims: data that came to disk without its state.
     fn give_back_unclaimed(&self, pages: &PageMap) -> io::Result<()> {
+        let file = self.data.made()?;
         let mut at = 0;
-        while let Some(data) = self.data.next_data(at)? {
-            let end = self.data.next_hole(data)?.unwrap_or(data + PAGE);
+        while let Some(data) = file.next_data(at)? {
+            let end = file.next_hole(data)?.unwrap_or(data + PAGE);
             let mut page = data / PAGE;
             while page * PAGE < end {
                 let (state, stop) = pages.run(page, end.div_ceil(PAGE));
                 if state != State::Private {
-                    self.data.punch(page * PAGE..stop * PAGE)?;
+                    file.punch(page * PAGE..stop * PAGE)?;
                 }
                 page = stop;
             }
@@ -192,9 +196,7 @@ impl ViewFiles {
 
 impl Backing for ViewFiles {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let read = self.data.read_at(buf, offset)?;
-        buf[read..].fill(0);
-        Ok(())
+        self.data.read_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -215,7 +217,7 @@ impl Backing for ViewFiles {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        if self.data.len()? > size { self.data.set_len(size) } else { Ok(()) }
+        self.data.cut(size)
     }
 
     fn keep_pages(&self, first: u64, words: &[u64]) -> io::Result<()> {

@@ -12,6 +12,7 @@
 mod backing;
 mod boot;
 mod changes;
+mod data_file;
 mod disk;
 mod files;
 mod map_file;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::disk::script;
 use super::*;
 use crate::store::{DirectoryStore, Found, Store};
 
@@ -43,6 +44,8 @@ fn state_directory() -> tempfile::TempDir {
 }
 
 struct Fixture {
+    /// Of a view with a name, unless a test says otherwise.
+    lasts: Lasts,
     state: tempfile::TempDir,
     template: Arc<dyn Template>,
     content: Vec<u8>,
@@ -69,7 +72,7 @@ impl Fixture {
         let store = DirectoryStore::open(dir.path()).unwrap();
         let Found::Template(_, identity) = store.find(Path::new(TEMPLATE)).unwrap() else { panic!() };
         let template = store.pin(Path::new(TEMPLATE), &identity).unwrap();
-        Self { state: state_directory(), template, content, _store: dir }
+        Self { lasts: Lasts::Yes, state: state_directory(), template, content, _store: dir }
     }
 
     fn create(&self) -> Overlay {
@@ -86,7 +89,7 @@ impl Fixture {
             extent,
             created: 0,
         };
-        let files = ViewFiles::create(self.state.path(), KEY, record, Lasts::Yes).unwrap();
+        let files = ViewFiles::create(self.state.path(), KEY, record, self.lasts).unwrap();
         Overlay::new(self.template.clone(), Arc::new(files), extent, PageMap::default(), SystemTime::now())
     }
 
@@ -96,7 +99,7 @@ impl Fixture {
     }
 
     fn open_in(&self, state: &Path) -> Overlay {
-        let (files, pages) = ViewFiles::open(state, KEY, Lasts::Yes).unwrap().expect("a view");
+        let (files, pages) = ViewFiles::open(state, KEY, self.lasts).unwrap().expect("a view");
         let (extent, mtime) = (files.record().extent, files.mtime());
         Overlay::new(self.template.clone(), Arc::new(files), extent, pages, mtime)
     }
@@ -220,8 +223,9 @@ proptest! {
     fn random_operations_agree_with_a_vector(
         size in prop_oneof![Just(0u64), Just(1), Just(PAGE - 1), Just(PAGE + 1), Just(24 * PAGE), 0..40 * PAGE],
         ops in proptest::collection::vec(op(44 * PAGE), 1..40),
+        lasts in prop_oneof![Just(Lasts::Yes), Just(Lasts::No)],
     ) {
-        let fixture = Fixture::new(size);
+        let fixture = Fixture { lasts, ..Fixture::new(size) };
         let mut view = fixture.create();
         let mut model = fixture.content.clone();
         for op in &ops {
@@ -233,6 +237,34 @@ proptest! {
         fixture.template.read_at(&mut template, 0).unwrap();
         prop_assert_eq!(&template, &fixture.content, "the template changed");
     }
+}
+
+/// One descriptor and one file less for each view that nobody has written.
+#[test]
+fn a_view_without_a_name_has_a_data_file_from_its_first_page_on() {
+    let fixture = Fixture { lasts: Lasts::No, ..Fixture::new(8 * PAGE) };
+    let view = fixture.create();
+    let data = fixture.state.path().join(format!("{KEY}.data"));
+    assert_equal(&view, &fixture.content);
+    let view = fixture.reopen();
+    view.punch(0, PAGE).unwrap();
+    view.truncate(5 * PAGE).unwrap();
+    view.sync().unwrap();
+    assert!(!data.exists());
+    script::fail(Some(script::Failure { first: 1, count: 1, errno: Errno::MFILE, short: false }));
+    assert_eq!(view.write(PAGE, &[1]).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    script::fail(None);
+    assert_eq!(view.usage().private_bytes, 0);
+    view.write(PAGE, &[1]).unwrap();
+    let view = fixture.reopen();
+    let mut expected = fixture.content[..5 * PAGE as usize].to_vec();
+    expected[..PAGE as usize].fill(0);
+    expected[PAGE as usize] = 1;
+    assert_equal(&view, &expected);
+    drop(view);
+    std::fs::remove_file(&data).unwrap();
+    let lost = ViewFiles::open(fixture.state.path(), KEY, Lasts::No).err().expect("its page is gone");
+    assert_eq!(lost.errno(), Errno::NOENT);
 }
 
 #[test]
@@ -343,7 +375,8 @@ fn a_sparse_terabyte_is_one_views_work() {
     let store = DirectoryStore::open(dir.path()).unwrap();
     let Found::Template(_, identity) = store.find(Path::new(TEMPLATE)).unwrap() else { panic!() };
     let template = store.pin(Path::new(TEMPLATE), &identity).unwrap();
-    let fixture = Fixture { state: tempfile::tempdir().unwrap(), template, content: vec![], _store: dir };
+    let state = tempfile::tempdir().unwrap();
+    let fixture = Fixture { lasts: Lasts::Yes, state, template, content: vec![], _store: dir };
     let view = fixture.create();
     let places = [0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 32) + 1, size - 1];
     for at in places {
