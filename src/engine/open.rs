@@ -299,7 +299,15 @@ impl Engine {
                 private.template.path.display()
             )));
         }
-        self.claimed(node, private, || self.view_locked(caller, node, private))
+        self.claimed(node, private, || {
+            let view = self.view_locked(caller, node, private)?;
+            // What nobody has open ends with this process, and its node must not begin anew.
+            if private.view.is_none() && self.recorder.read(|ledger| ledger.looked_up.contains_key(&node.id))
+            {
+                self.recorder.record(Entry::Forgotten { node: node.id })?;
+            }
+            Ok(view)
+        })
     }
 
     /// `opening` of the node must be held, as for all that changes what it is.

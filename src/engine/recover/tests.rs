@@ -159,6 +159,19 @@ fn what_is_looked_up_after_a_death_outlives_the_next_one() {
     assert_eq!(engine.recorder.read(|ledger| ledger.looked_up.len()), 0);
 }
 
+/// Whoever held the node from before found the template again, at its full length.
+#[test]
+fn a_view_that_was_changed_and_never_opened_does_not_begin_anew() {
+    let (fixture, engine) = Fixture::new();
+    let (engine, _) = fixture.successor(engine);
+    let node = engine.lookup(&CALLER, ROOT, b"t?rom=off").unwrap().node;
+    let cut = Changes { size: Some(1), ..Changes::default() };
+    assert_eq!(engine.setattr(&CALLER, node, None, &cut).unwrap().size, 1);
+    let (engine, _) = fixture.successor(engine);
+    let opened = engine.open(&CALLER, node, READ_WRITE, 2, |_| Ok(None));
+    assert_eq!(opened.err().map(|error| error.errno()), Some(Errno::STALE));
+}
+
 #[test]
 fn a_release_that_is_sent_again_or_was_never_done_leaves_nothing() {
     let (fixture, engine) = Fixture::new();
