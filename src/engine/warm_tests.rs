@@ -192,3 +192,21 @@ fn one_that_the_kernel_dropped_just_before_is_a_cold_view_and_stays_its_holders(
     assert_ne!(kernel.look_up(2, true), warm);
     kernel.end();
 }
+
+/// A template was given up when memory was short for a moment, until it was opened again.
+#[test]
+fn a_template_waits_until_memory_is_there_again() {
+    let fixture = Fixture::new(&[7; 3 * 4096]);
+    let kernel = Kernel::new(&fixture);
+    let (engine, hour) = (&kernel.engine, std::time::Duration::from_secs(3600));
+    engine.warm_from_now_on(&kernel.template);
+    engine.pause_warming(hour);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| engine.next_warm_work());
+        engine.drop_warm(70);
+        assert!(matches!(next.join().unwrap(), WarmWork::Drop(70)), "other work goes on");
+    });
+    engine.pause_warming(std::time::Duration::ZERO);
+    let WarmWork::Prepare(template) = engine.next_warm_work() else { panic!("given up") };
+    assert_eq!(template.identity, kernel.template.identity);
+}

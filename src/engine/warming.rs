@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -64,6 +65,8 @@ struct State {
     wanted: VecDeque<TemplateRef>,
     /// The node that is being warmed, and the process that may look it up.
     preparing: Option<(u64, u32)>,
+    /// Nothing is warmed before.
+    paused_until: Option<Instant>,
     unwanted: Vec<u64>,
 }
 
@@ -275,11 +278,18 @@ impl Engine {
                 return WarmWork::Drop(node);
             }
             let share = self.warming.share(&state);
-            if let Some(template) = state.wanted.iter().find(|wanted| state.count(wanted) < share) {
-                return WarmWork::Prepare(template.clone());
+            let next = state.wanted.iter().find(|wanted| state.count(wanted) < share);
+            match (next, state.paused_until.filter(|until| *until > Instant::now())) {
+                (Some(_), Some(until)) => drop(self.warming.wake.wait_until(&mut state, until)),
+                (Some(template), None) => return WarmWork::Prepare(template.clone()),
+                (None, _) => self.warming.wake.wait(&mut state),
             }
-            self.warming.wake.wait(&mut state);
         }
+    }
+
+    /// Nothing is warmed for so long.
+    pub fn pause_warming(&self, pause: Duration) {
+        self.warming.state.lock().paused_until = Some(Instant::now() + pause);
     }
 
     /// The first view of a template that nobody knew has taught: the second one is to be warm.

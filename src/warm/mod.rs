@@ -16,14 +16,19 @@ mod pressure;
 mod push;
 
 use std::io;
+use std::time::Duration;
 
 pub use instantiate::answer;
 
 use crate::engine::{Engine, WarmWork};
 use crate::profile::Profiles;
+use push::Prepared;
 
 /// Of the thread that works (sched(7)): setpriority(2) takes a thread's id.
 const NICE: i32 = 10;
+
+/// How long after memory was short it is looked at again.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What the kernel is asked to do.
 pub trait Kernel {
@@ -54,11 +59,15 @@ pub fn work(engine: &Engine, profiles: &Profiles, kernel: &impl Kernel) {
             WarmWork::Prepare(template) => {
                 let shown = template.path.display();
                 match push::prepare(engine, profiles, kernel, &template) {
-                    Ok(Some((node, pages))) => {
+                    Ok(Prepared::Warm { node, pages }) => {
                         log::debug!("{shown}: node {node} is warm with {pages} pages");
                         engine.publish_warm(node, template, pages);
                     }
-                    Ok(None) => engine.give_up_warming(&template),
+                    Ok(Prepared::NothingLearned) => engine.give_up_warming(&template),
+                    Ok(Prepared::MemoryIsShort) => {
+                        log::debug!("{shown}: no view of it is kept warm while memory is short");
+                        engine.pause_warming(PAUSE);
+                    }
                     Err(error) => {
                         log::info!("{shown}: no view of it is kept warm for now: {error}");
                         engine.give_up_warming(&template);

@@ -16,17 +16,28 @@ const RUN: u32 = 256;
 /// A file that is written twice within a tick of its filesystem's clock shows no difference.
 const SETTLED: Duration = Duration::from_millis(50);
 
-/// A node that holds the profile's pages, and how many; None where nothing was learned, or memory
-/// is short.
+pub enum Prepared {
+    /// A node that holds so many pages of the profile.
+    Warm {
+        node: u64,
+        pages: u64,
+    },
+    NothingLearned,
+    MemoryIsShort,
+}
+
 pub fn prepare(
     engine: &Engine,
     profiles: &Profiles,
     kernel: &impl Kernel,
     template: &TemplateRef,
-) -> io::Result<Option<(u64, u64)>> {
+) -> io::Result<Prepared> {
     let pages = profiles.predicted(&template.identity);
-    if pages.is_empty() || pressure::is_short(engine.warm_bytes() + pages.len() * PAGE) {
-        return Ok(None);
+    if pages.is_empty() {
+        return Ok(Prepared::NothingLearned);
+    }
+    if pressure::is_short(engine.warm_bytes() + pages.len() * PAGE) {
+        return Ok(Prepared::MemoryIsShort);
     }
     wait_until_settled(template.identity.mtime_ns);
     let file = engine.unpinned(template).map_err(io::Error::other)?;
@@ -39,7 +50,7 @@ pub fn prepare(
         }
     });
     match pushed {
-        Ok(pages) => Ok(Some((node, pages))),
+        Ok(pages) => Ok(Prepared::Warm { node, pages }),
         Err(error) => {
             kernel.drop_entry(node);
             Err(error)

@@ -32,7 +32,8 @@ impl Disk {
             File::create(&image)?.set_len(DISK)?;
             run(Command::new(format!("mkfs.{}", self.kind)).arg("-q").arg(&image))?;
             let image = image.to_str().ok_or("a scratch directory that is no UTF-8")?;
-            self.mount = Some(Mount::new(&["-o", "loop", image], &self.directory.join("mnt"))?);
+            // What a view leaves behind is given back: else each copy of a template would stay in the image.
+            self.mount = Some(Mount::new(&["-o", "loop,discard", image], &self.directory.join("mnt"))?);
         }
         Ok(self.mount.as_ref().expect("just mounted").path())
     }
