@@ -97,7 +97,10 @@ fn subjects(out: &mut String, run: &Run) {
 }
 
 fn target_table(out: &mut String, run: &Run) {
-    out.push_str("## Targets\n\nEach ratio is one of medians of this run; the worse of both templates.\n\n");
+    out.push_str(
+        "## Targets\n\nEach ratio is one of medians of this run; the worse of both templates. What limits those that are \
+         missed: [MEASURED.md](MEASURED.md).\n\n",
+    );
     let row = |target: Target| {
         let limit = match target.limit {
             Limit::AtMost(limit) => format!("at most {}", number(limit)),
