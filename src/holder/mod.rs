@@ -220,6 +220,7 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
                     Ok(Some(Message::Ready)) => {
                         answers = true;
                         self.upgrade = self.upgrade.take().and_then(Upgrade::conclude);
+                        self.leave_nothing_that_is_of_no_use();
                         if let Err(error) = self.answer() {
                             // Nobody waits for this mount any more.
                             log::error!("{error}");
@@ -295,6 +296,15 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
             woken.push(Source::Dead);
         }
         Ok(woken)
+    }
+
+    /// Where no other may take over (before Linux 6.9), the next holder must not end the process that serves.
+    fn leave_nothing_that_is_of_no_use(&mut self) {
+        if !self.kept.contains_key(DEVICE)
+            && let Some(mut store) = self.store.take()
+        {
+            store.clear();
+        }
     }
 
     fn answer(&mut self) -> Result<()> {
