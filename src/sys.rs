@@ -81,8 +81,8 @@ pub fn replace_descriptor(target: BorrowedFd<'_>, with: BorrowedFd<'_>) -> io::R
 pub fn inherited(number: i32) -> Option<OwnedFd> {
     // SAFETY: fcntl(2) of any number is safe; it fails where no descriptor has it.
     let flags = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-    // SAFETY: the descriptor is open, and it was handed over on the command line for this process
-    // alone: nothing else in it knows the number.
+    // SAFETY: the descriptor is open, and it was handed over on the command line or in the
+    // environment for this process alone: nothing else in it knows the number.
     (number > 2 && flags >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 

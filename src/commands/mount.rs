@@ -14,7 +14,9 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::cli::MountArgs;
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
-use crate::{holder, logging, program, session};
+use crate::holder::fdstore::FdStore;
+use crate::holder::{self, handed, resume};
+use crate::{logging, program, session};
 
 const READY: &[u8] = b"ready";
 
@@ -24,13 +26,28 @@ pub fn run(args: MountArgs) -> Result<ExitCode> {
     if !config.foreground && !detached {
         return start_daemon(&config.mountpoint);
     }
-    let (mut config, state) = session::prepare(config)?;
-    if detached && config.log_file.is_none() {
+    if detached {
+        return hold_detached(&config);
+    }
+    // Before anything is opened: these have their numbers already.
+    let handed = handed::received()?;
+    logging::init(config.log_level, config.log_file.as_deref())?;
+    let mut store = FdStore::of_manager(handed.keys());
+    if let Some(resumed) = resume::look(&config, handed, store.as_mut())? {
+        return holder::go_on(resumed, store);
+    }
+    store.iter_mut().for_each(FdStore::clear);
+    let (actual, state) = session::prepare(config.clone())?;
+    holder::hold(&actual, &config, &state, store, || Ok(()))
+}
+
+fn hold_detached(asked: &MountConfig) -> Result<ExitCode> {
+    let (mut config, state) = session::prepare(asked.clone())?;
+    if config.log_file.is_none() {
         config.log_file = config.state_dir.as_ref().map(|state| state.join("daemon.log"));
     }
     logging::init(config.log_level, config.log_file.as_deref())?;
-    let ready = || if detached { let_go() } else { Ok(()) };
-    holder::hold(&config, &state, ready)
+    holder::hold(&config, asked, &state, None, let_go)
 }
 
 fn start_daemon(mountpoint: &Path) -> Result<ExitCode> {

@@ -6,8 +6,12 @@
 
 mod backoff;
 pub mod door;
+pub mod fdstore;
+pub mod handed;
 mod process;
+mod record;
 mod requests;
+pub mod resume;
 mod signals;
 mod upgrade;
 pub mod wire;
@@ -29,36 +33,87 @@ use crate::session::raise_file_limit;
 use crate::state::StateDirectory;
 use backoff::Backoff;
 use door::Door;
+use fdstore::FdStore;
 use process::{Ended, Errand, Serving};
+use record::Record;
+use resume::Resumed;
 use signals::Signals;
 use upgrade::{Step, Upgrade};
 use wire::Message;
 
-/// Has the mount served until it is gone. `ready` is called once it answers for the first time.
+/// Has a new mount served until it is gone. `asked` is the command line's; `ready` is called once the mount answers
+/// for the first time.
 pub fn hold(
     config: &MountConfig,
+    asked: &MountConfig,
     state: &StateDirectory,
+    store: Option<FdStore>,
     ready: impl FnOnce() -> Result<()>,
+) -> Result<ExitCode> {
+    let lock = state.lock().try_clone().map_err(|e| Error::io("the lock of the state directory", e))?;
+    let kept = Kept::from([(LOCK.into(), lock)]);
+    let record = Record::new(asked, config);
+    run(config, &record, kept, store, Some(ready))
+}
+
+/// Goes on with a mount that a process before this one has held.
+pub fn go_on(resumed: Resumed, store: Option<FdStore>) -> Result<ExitCode> {
+    let Resumed { config, record, kept } = resumed;
+    // Whoever starts this process waits for it, and may end it when that takes long: not because there is no memory
+    // for a serving process.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    run(&config, &record, kept, store, None::<fn() -> Result<()>>)
+}
+
+fn run(
+    config: &MountConfig,
+    record: &Record,
+    kept: Kept,
+    mut store: Option<FdStore>,
+    ready: Option<impl FnOnce() -> Result<()>>,
 ) -> Result<ExitCode> {
     process::shield();
     raise_file_limit();
-    let lock = state.lock().try_clone().map_err(|e| Error::io("the lock of the state directory", e))?;
+    if let Some(store) = &mut store {
+        let begun = store.begin(record, &kept);
+        begun.map_err(|e| Error::io("what is left with the service manager", e))?;
+    }
     let mut holder = Holder {
         config,
-        kept: Kept::from([(LOCK.into(), lock)]),
+        kept,
+        store,
         signals: Signals::register().map_err(|e| Error::io("signals", e))?,
         program: Program::this().map_err(|e| Error::io("this program", e))?,
-        door: Door::open(state.path()),
+        door: Door::open(record.state()),
         upgrade: None,
         lingering: Vec::new(),
-        ready: Some(ready),
+        ready,
     };
     let held = holder.run();
-    if held.is_err() || !matches!(held, Ok(ExitCode::SUCCESS)) {
+    if let Some(store) = holder.store.as_mut().filter(|_| !is_served(&holder.kept)) {
+        store.clear();
+    }
+    if !matches!(held, Ok(ExitCode::SUCCESS)) {
         log::error!("{} is not held any more", config.mountpoint.display());
     }
-    held
+    match held {
+        // Not this process, but the next one may do better.
+        Err(error) if is_served(&holder.kept) => {
+            log::error!("{error}");
+            Ok(ExitCode::from(TRY_AGAIN))
+        }
+        held => held,
+    }
 }
+
+/// Is there a mount, and may there be somebody to serve it?
+fn is_served(kept: &Kept) -> bool {
+    kept.get(DEVICE).is_some_and(mount::is_connected)
+}
+
+/// As in sysexits.h: a temporary failure. The unit starts the mount again after it, and not after an error that
+/// would come again.
+const TRY_AGAIN: u8 = 75;
 
 /// How often the serving process is looked at, besides being waited for.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,6 +121,8 @@ const LOOK: Duration = Duration::from_secs(1);
 struct Holder<'a, R> {
     config: &'a MountConfig,
     kept: Kept,
+    /// None where no service manager keeps it beside this process.
+    store: Option<FdStore>,
     signals: Signals,
     /// The one that is started next.
     program: Program,
@@ -85,7 +142,7 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
                 upgrade.before_start();
             }
             let began = Instant::now();
-            let ended = match Serving::start(self.config, &self.program, Errand::Serve) {
+            let ended = match Serving::start(self.config, &self.program, Errand::Serve, self.store.as_mut()) {
                 Ok(mut serving) => {
                     self.attend(&mut serving)?;
                     let ended = serving.end();
@@ -118,7 +175,7 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
     /// Is the mount gone, or can nobody serve it any more?
     fn is_over(&mut self, ended: &Ended) -> Option<Result<ExitCode>> {
         let mountpoint = &self.config.mountpoint;
-        let is_served = self.kept.get(DEVICE).is_some_and(mount::is_connected);
+        let is_served = is_served(&self.kept);
         if self.ready.is_some() && !(is_served && ended.is_killed()) {
             // It has said why, unless it was killed; what it made of the mount goes with it.
             self.kept.remove(DEVICE);
@@ -153,10 +210,17 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
             let woken = self.wait_for(Some((&*serving, listening)), None)?;
             // What it sent before it died is received first.
             if woken.contains(&Source::Asked) {
+                // What is taken from the socket would be lost with this process.
+                if let Some(store) = &mut self.store
+                    && let Ok(Some(message)) = wire::peek(&serving.socket)
+                {
+                    store.follow(&message);
+                }
                 match wire::receive(&serving.socket) {
                     Ok(Some(Message::Ready)) => {
                         answers = true;
                         self.upgrade = self.upgrade.take().and_then(Upgrade::conclude);
+                        self.leave_nothing_that_is_of_no_use();
                         if let Err(error) = self.answer() {
                             // Nobody waits for this mount any more.
                             log::error!("{error}");
@@ -169,6 +233,9 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
                 }
             } else if woken.contains(&Source::Dead) {
                 return Ok(());
+            }
+            if let Some(store) = &mut self.store {
+                store.catch_up(&self.kept);
             }
             self.oblige(&woken);
             let leaves = |upgrade: &Upgrade| match upgrade.step {
@@ -229,6 +296,15 @@ impl<R: FnOnce() -> Result<()>> Holder<'_, R> {
             woken.push(Source::Dead);
         }
         Ok(woken)
+    }
+
+    /// Where no other may take over (before Linux 6.9), the next holder must not end the process that serves.
+    fn leave_nothing_that_is_of_no_use(&mut self) {
+        if !self.kept.contains_key(DEVICE)
+            && let Some(mut store) = self.store.take()
+        {
+            store.clear();
+        }
     }
 
     fn answer(&mut self) -> Result<()> {

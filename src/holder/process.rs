@@ -1,7 +1,7 @@
 //! The serving process, seen from the one that holds the mount.
 
 use std::fmt;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -11,6 +11,8 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, parent_process_death_signal, pidfd_open};
 
+use super::fdstore::{self, FdStore, SERVING, SOCKET};
+use super::handed;
 use crate::config::MountConfig;
 use crate::error::{Error, Result};
 use crate::program::Program;
@@ -55,7 +57,13 @@ pub fn shield() {
 }
 
 impl Serving {
-    pub fn start(config: &MountConfig, program: &Program, errand: Errand) -> Result<Self> {
+    /// Where it is to serve, whoever holds the mount after this process learns of it by `store`.
+    pub fn start(
+        config: &MountConfig,
+        program: &Program,
+        errand: Errand,
+        mut store: Option<&mut FdStore>,
+    ) -> Result<Self> {
         let failed = |e: std::io::Error| Error::io("the serving process cannot be started", e);
         let sockets = || {
             let (ours, theirs) =
@@ -65,7 +73,15 @@ impl Serving {
             Ok((ours, theirs))
         };
         let (socket, theirs) = sockets().map_err(failed)?;
+        // Before that process can send anything, which would be lost with this one.
+        if let Some(store) = &mut store {
+            store.keep_own(SOCKET, socket.as_fd());
+        }
         let mut command = program.command();
+        // What a service manager tells its process is for that one.
+        for variable in handed::ENVIRONMENT.iter().chain([&fdstore::ENVIRONMENT]) {
+            command.env_remove(variable);
+        }
         command.arg("serve").arg("--keeper").arg(theirs.as_raw_fd().to_string());
         command.arg("--held-by").arg(std::process::id().to_string());
         if errand == Errand::Check {
@@ -79,7 +95,13 @@ impl Serving {
         let mut child = command.spawn().map_err(failed)?;
         drop(theirs);
         match watch(&child) {
-            Ok((death, gone)) => Ok(Self { child, socket, death, gone, status: None }),
+            Ok((death, gone)) => {
+                // Before it is told what is kept: until then it can do nothing.
+                if let Some(store) = store {
+                    store.keep_own(SERVING, gone.as_fd());
+                }
+                Ok(Self { child, socket, death, gone, status: None })
+            }
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -91,8 +113,7 @@ impl Serving {
     /// How it ended, once `death` is readable. A thread of the dead that waits for the mount would
     /// wait for ever if its successor waited for that thread.
     pub fn end(&mut self) -> Ended {
-        let timeout = Timespec { tv_sec: GRACE.as_secs() as i64, tv_nsec: 0 };
-        let _ = poll(&mut [PollFd::new(&self.gone, PollFlags::IN)], Some(&timeout));
+        is_gone_in_time(&self.gone);
         if !self.is_gone() {
             return Ended::Lingers;
         }
@@ -126,6 +147,12 @@ impl Serving {
             log::warn!("the serving process: {error}");
         }
     }
+}
+
+/// Waits for a process that is dead or dies, by its pidfd.
+pub fn is_gone_in_time(process: &OwnedFd) -> bool {
+    let timeout = Timespec { tv_sec: GRACE.as_secs() as i64, tv_nsec: 0 };
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
 /// Descriptors that are readable once its first thread has ended (until Linux 6.14), and once all have.

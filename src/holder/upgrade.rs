@@ -37,7 +37,7 @@ pub enum Step {
 
 impl Upgrade {
     pub fn begin(client: OwnedFd, new: Program, config: &MountConfig) -> Result<Self> {
-        let check = Serving::start(config, &new, Errand::Check)?;
+        let check = Serving::start(config, &new, Errand::Check, None)?;
         log::info!(
             "{}: {} is asked whether it could serve",
             config.mountpoint.display(),

@@ -53,6 +53,14 @@ pub fn send(socket: impl AsFd, kind: u8, key: &str, descriptor: Option<BorrowedF
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the key is too long"));
     }
     let parts = [IoSlice::new(std::slice::from_ref(&kind)), IoSlice::new(key.as_bytes())];
+    send_parts(socket, &parts, descriptor)
+}
+
+pub fn send_parts(
+    socket: impl AsFd,
+    parts: &[IoSlice<'_>],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors: Vec<BorrowedFd> = descriptor.into_iter().collect();
@@ -60,7 +68,7 @@ pub fn send(socket: impl AsFd, kind: u8, key: &str, descriptor: Option<BorrowedF
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     }
     loop {
-        match sendmsg(&socket, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
+        match sendmsg(&socket, parts, &mut ancillary, SendFlags::NOSIGNAL) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
@@ -73,7 +81,19 @@ pub type Packet = (u8, String, Option<OwnedFd>);
 
 /// None where the other side is gone. A message that is none is an error.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
-    let Some((kind, key, descriptor)) = receive_packet(socket)? else { return Ok(None) };
+    message(receive_packet(socket)?)
+}
+
+/// What [`receive`] will return next. None also where there is nothing yet.
+pub fn peek(socket: impl AsFd) -> io::Result<Option<Message>> {
+    match packet(socket, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        packet => message(packet?),
+    }
+}
+
+fn message(packet: Option<Packet>) -> io::Result<Option<Message>> {
+    let Some((kind, key, descriptor)) = packet else { return Ok(None) };
     match (kind, descriptor) {
         (b'K', Some(descriptor)) => Ok(Some(Message::Keep(key, descriptor))),
         (b'F', None) => Ok(Some(Message::Forget(key))),
@@ -89,13 +109,16 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Message>> {
 
 /// None where the other side is gone.
 pub fn receive_packet(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    packet(socket, RecvFlags::empty())
+}
+
+fn packet(socket: impl AsFd, flags: RecvFlags) -> io::Result<Option<Packet>> {
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let mut bytes = [0; MAX_KEY + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let length = loop {
-        let received =
-            recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-        match received {
+        match recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
             Ok(message) => break message.bytes,
             Err(rustix::io::Errno::INTR) => {}
             // What it had not read yet was thrown away with it.
@@ -130,6 +153,9 @@ mod tests {
         send(&theirs, b'F', "another", None).unwrap();
         assert!(send(&theirs, b'K', &"k".repeat(MAX_KEY + 1), Some(file.as_fd())).is_err());
         drop((theirs, file));
+        let Some(Message::Keep(key, peeked)) = peek(&ours).unwrap() else { panic!() };
+        assert_eq!(key, "a key");
+        drop(peeked);
         let Some(Message::Keep(key, descriptor)) = receive(&ours).unwrap() else { panic!() };
         assert_eq!(key, "a key");
         let mut content = String::new();
@@ -139,6 +165,21 @@ mod tests {
         assert_eq!(content, "kept");
         assert!(matches!(receive(&ours), Ok(Some(Message::Forget(key))) if key == "another"));
         assert!(matches!(receive(&ours), Ok(None)));
+    }
+
+    #[test]
+    fn who_peeks_takes_nothing_and_waits_for_nothing() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        assert!(matches!(peek(&ours), Ok(None)));
+        send(&theirs, b'L', "", None).unwrap();
+        send(&theirs, b'?', "", None).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(peek(&ours), Ok(Some(Message::List))));
+        }
+        assert!(matches!(receive(&ours), Ok(Some(Message::List))));
+        assert!(peek(&ours).is_err() && receive(&ours).is_err());
+        assert!(matches!(peek(&ours), Ok(None)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod handles;
 pub mod limit;
 pub mod lines;
+pub mod manager;
 pub mod maps;
 pub mod model;
 pub mod mounted;

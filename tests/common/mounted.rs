@@ -1,5 +1,6 @@
 //! A store and a real mount of it, by a daemon of its own that ends with the test.
 
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::limit::{Registered, on_expiry, poll};
+use super::manager::Manager;
 use super::qemu::id_of;
 
 /// How long the daemon itself may take to start or end.
@@ -31,6 +33,8 @@ pub struct Options {
     pub store: Option<PathBuf>,
     /// Instead of a directory beside the store.
     pub state: Option<PathBuf>,
+    /// Who starts the daemon and keeps descriptors of it; then its processes outlive each other.
+    pub manager: Option<Arc<Manager>>,
 }
 
 impl Options {
@@ -181,19 +185,34 @@ impl Mounted {
         })
     }
 
-    /// Mounts the same store with the same state again.
-    pub fn mount(&mut self) {
-        assert!(self.daemon.is_none(), "it is mounted");
+    /// Of `templatefs`, so that it mounts.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            ["mount", "--foreground", "--log-level", "debug"].map(Into::into).into();
+        arguments.extend(["--log-file".into(), self.log.clone().into()]);
+        arguments.extend(["--state-dir".into(), self.state.clone().into()]);
+        arguments.extend(self.options.arguments.iter().map(Into::into));
+        arguments.extend([self.store.clone().into(), self.mountpoint.clone().into()]);
+        arguments
+    }
+
+    fn daemon_command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         if let Some(user) = self.options.user {
             command.args(["--reuid", user, "--regid", &id_of(user, "-g").to_string(), "--init-groups"]);
         }
-        command.arg(binary()).args(["mount", "--foreground", "--log-level", "debug"]);
-        command.arg("--log-file").arg(&self.log).arg("--state-dir").arg(&self.state);
-        command.args(&self.options.arguments).arg(&self.store).arg(&self.mountpoint);
-        command.envs(self.options.environment.clone());
-        let mut daemon = command.stdin(Stdio::null()).spawn().expect("setpriv (util-linux)");
+        command.arg(binary()).args(self.arguments()).envs(self.options.environment.clone());
+        command
+    }
+
+    /// Mounts the same store with the same state again.
+    pub fn mount(&mut self) {
+        assert!(self.daemon.is_none(), "it is mounted");
+        let mut daemon = match &self.options.manager {
+            Some(manager) => manager.spawn(binary(), &self.arguments(), Stdio::inherit()),
+            None => self.daemon_command().stdin(Stdio::null()).spawn().expect("setpriv (util-linux)"),
+        };
         let version = self.mountpoint.join(".templatefs/version");
         let answers = poll(PATIENCE, || match daemon.try_wait().unwrap() {
             Some(status) => Some(Err(status)),
