@@ -274,29 +274,6 @@ fn a_panic_while_what_is_held_is_tried_again_loses_nothing() {
     assert!(fs::read(&path).unwrap() == stored());
 }
 
-/// A successor needs the state directory itself: it is tried again until it can serve.
-#[test]
-fn a_takeover_waits_for_a_state_directory_that_takes_nothing_and_loses_nothing() {
-    let _limit = limit(Duration::from_secs(120));
-    let Some((stuck, mut mounted)) = mounted(&[]) else { return };
-    let path = made(&mounted, "a");
-    stuck.fail("n-a.data");
-    let mut guest = store(&path);
-    wait_until_held(&mounted, "a");
-    stuck.fail("");
-    let dead = mounted.serving();
-    kill_process(dead, Signal::KILL).unwrap();
-    // Nothing that asks the mount until it is served again.
-    mounted.wait_for_log("the journal of this mount: Input/output error");
-    assert_eq!(guest.try_wait().unwrap(), None, "msync waits for what is held");
-    stuck.release();
-    assert_goes_on_well(&mounted, guest, "a");
-    assert_ne!(mounted.serving(), dead);
-    mounted.kill();
-    mounted.mount();
-    assert!(fs::read(&path).unwrap() == stored(), "as the next daemon finds it");
-}
-
 /// Whoever wants to end the mount is told who needs it, and nothing that is held is given up.
 #[test]
 fn a_mount_that_holds_pages_is_busy_and_goes_on() {

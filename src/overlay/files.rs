@@ -102,7 +102,16 @@ impl ViewFiles {
             }
             opened => opened,
         };
-        let files = Self::over(data.map_err(context)?, map, synced);
+        let data = data.map_err(context)?;
+        // A page that is a view's own was written before its state said so.
+        let length = data.len().map_err(context)?;
+        if pages.last_private().is_some_and(|last| length <= last * PAGE) {
+            return Err(Error::Stale(format!(
+                "{}: this view cannot be used: its data was cut short; discard it, or restore the file",
+                paths.data.display()
+            )));
+        }
+        let files = Self::over(data, map, synced);
         files.finish(&pages, found).map_err(context)?;
         Ok(Some((files, pages)))
     }
@@ -346,6 +355,10 @@ pub fn remove(directory: &Path, key: &str) -> io::Result<()> {
 /// that key yet: it can be done again after a kill at any instant.
 pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
     let (from, to) = (Paths::new(directory, from), Paths::new(directory, to));
+    if to.map.try_exists()? && from.map.try_exists()? {
+        // All is done, and the name is another view's by now.
+        return Ok(());
+    }
     let move_on = |from: &Path, to: &Path| {
         if !to.try_exists()? {
             disk::rename(from, to).or_else(disk::ignore_missing)?;
@@ -358,7 +371,7 @@ pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
         disk::sync_directory(directory)?;
     }
     move_on(&from.data, &to.data)?;
-    disk::remove(&from.synced)
+    if from.synced.try_exists()? { disk::remove(&from.synced) } else { Ok(()) }
 }
 
 /// What a view's files say, without changing them: they may be in use.
