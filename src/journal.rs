@@ -15,9 +15,9 @@
 //! One that was being written when the writer died is the last and is ignored. One that was
 //! damaged later is left out, and those after it are found by their marks.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -138,8 +138,7 @@ fn found(path: &Path) -> Result<(Replay, u64)> {
 fn written(path: &Path, bodies: &[Vec<u8>]) -> io::Result<Journal> {
     let bytes = whole(bodies);
     let new = path.with_extension("new");
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let file = plain::create(&new)?;
     file.write_all_at(&bytes, 0)?;
     step("rewrite 1: written");
     std::fs::rename(&new, path)?;

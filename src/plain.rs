@@ -9,8 +9,24 @@ use std::path::Path;
 use rustix::io::Errno;
 
 pub fn open(path: &Path, write: bool) -> io::Result<File> {
+    regular(path, OpenOptions::new().read(true).write(write))
+}
+
+/// A new file, or an old one emptied, for its owner alone. Another thing that has its name loses it.
+pub fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(write).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    match regular(path, &mut options) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            std::fs::remove_file(path)?;
+            regular(path, options.create_new(true))
+        }
+        made => made,
+    }
+}
+
+fn regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let other = || io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
     match options.open(path) {
         Ok(file) if file.metadata()?.is_file() => Ok(file),
@@ -34,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn what_is_no_regular_file_is_refused_at_once_or_makes_room() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         std::fs::write(at("file"), b"content").unwrap();
@@ -57,5 +73,13 @@ mod tests {
             }
         }
         assert_eq!(open(&at("nothing"), true).unwrap_err().kind(), io::ErrorKind::NotFound);
+        for name in ["link", "fifo", "socket", "nothing"] {
+            create(&at(name)).unwrap();
+            assert_eq!(read(&at(name)).unwrap(), b"", "{name}");
+        }
+        assert!(create(&at("directory")).is_err());
+        assert_eq!(read(&at("file")).unwrap(), b"content", "nobody wrote where the link led");
+        create(&at("file")).unwrap();
+        assert_eq!(read(&at("file")).unwrap(), b"");
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::name::Label;
@@ -198,8 +199,12 @@ impl Views {
 
     fn opened(&self, key: &str, lasts: Lasts) -> Result<(Arc<ViewFiles>, PageMap)> {
         let gone = || Error::Stale(format!("{key}: the files of this view are gone"));
-        let (files, pages) = ViewFiles::open(&self.directory, key, lasts)?.ok_or_else(gone)?;
-        Ok((Arc::new(files), pages))
+        match ViewFiles::open(&self.directory, key, lasts) {
+            Ok(Some((files, pages))) => Ok((Arc::new(files), pages)),
+            Ok(None) => Err(gone()),
+            Err(error) if error.errno() == Errno::NOENT => Err(gone()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets go of the files and the template of a named view after its last close. It stays as it

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+
 use super::disk::{self, DiskFile};
 use super::map_file::MapFile;
 use super::synced::Synced;
@@ -71,7 +73,15 @@ impl ViewFiles {
             disk::rename(&paths.new, &paths.map).map_err(context)?;
             Ok(Self::over(data, map, synced))
         };
-        make().inspect_err(|_| drop(remove(directory, key)))
+        let gone = |error: Error| match error.errno() {
+            // A VMM that hears ENOENT of what it was shown would try to make it, for ever.
+            Errno::NOENT => Error::io(
+                format!("{error}: the state directory is gone; its mount can be used no more than it is"),
+                Errno::IO,
+            ),
+            _ => error,
+        };
+        make().inspect_err(|_| drop(remove(directory, key))).map_err(gone)
     }
 
     /// Opens a view's files as the last daemon left them, and finishes what it had begun: nothing
@@ -103,13 +113,20 @@ impl ViewFiles {
             opened => opened,
         };
         let data = data.map_err(context)?;
-        // A page that is a view's own was written before its state said so.
         let length = data.len().map_err(context)?;
-        if pages.last_private().is_some_and(|last| length <= last * PAGE) {
-            return Err(Error::Stale(format!(
-                "{}: this view cannot be used: its data was cut short; discard it, or restore the file",
-                paths.data.display()
-            )));
+        match pages.last_private() {
+            // A page that is a view's own was written before its state said so.
+            Some(last) if length <= last * PAGE && found == Found::AsLeft => {
+                return Err(Error::Stale(format!(
+                    "{}: this view cannot be used: its data was cut short; discard it, or restore the file",
+                    paths.data.display()
+                )));
+            }
+            // It was being cut when the machine went down.
+            Some(last) if length <= last * PAGE => {
+                data.set_len(size.min((last + 1) * PAGE)).map_err(context)?;
+            }
+            _ => {}
         }
         let files = Self::over(data, map, synced);
         files.finish(&pages, found).map_err(context)?;

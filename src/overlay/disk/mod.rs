@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -39,8 +39,7 @@ impl DiskFile {
     /// A new file, or an old one emptied; for its owner alone.
     pub fn create(path: &Path) -> io::Result<Self> {
         told!(Op::Look);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = plain::create(path)?;
         #[cfg(test)]
         script::made(path, &file);
         Ok(Self { file, again: None })
