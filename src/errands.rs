@@ -12,8 +12,8 @@ use rustix::io::Errno as Code;
 
 use crate::control;
 use crate::engine::{Engine, Seek};
-use crate::error::Error;
-use crate::warm;
+use crate::error::{Error, Result};
+use crate::{panics, warm};
 
 /// How often a held write is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -68,27 +68,40 @@ pub fn is_final(error: &Error) -> bool {
     matches!(error.errno(), Code::BADF | Code::STALE | Code::ACCESS | Code::FBIG)
 }
 
-/// A write-back of mapped pages that the state directory did not take.
+/// A write-back of mapped pages.
+#[derive(Clone, Copy)]
+pub struct WriteBack {
+    pub handle: u64,
+    pub offset: u64,
+    /// No process has died of it.
+    pub is_first_try: bool,
+}
+
+impl WriteBack {
+    /// A panic is a death of this process, or where another one has died of it already, or there is
+    /// no successor, an error like others: the pages are not lost.
+    pub fn attempt(self, engine: &Engine, data: &[u8]) -> Result<()> {
+        let defect = || Error::io("a defect of templatefs, of which the log tells", Code::IO);
+        let write = || {
+            panics::caught(|| engine.write(self.handle, self.offset, data)).unwrap_or_else(|| Err(defect()))
+        };
+        if self.is_first_try { panics::unanswered(write) } else { write() }
+    }
+}
+
+/// One that the state directory did not take.
 struct Held {
     engine: Arc<Engine>,
-    handle: u64,
-    offset: u64,
+    write: WriteBack,
     data: Vec<u8>,
     reply: ReplyWrite,
 }
 
 /// Keeps a write-back of mapped pages until it can be done. Whoever stored to that memory has gone
 /// on long ago: an error would reach nobody, and the page would later show its old content.
-pub fn hold_write(
-    engine: Arc<Engine>,
-    handle: u64,
-    offset: u64,
-    data: Vec<u8>,
-    error: Error,
-    reply: ReplyWrite,
-) {
+pub fn hold_write(engine: Arc<Engine>, write: WriteBack, data: Vec<u8>, error: Error, reply: ReplyWrite) {
     log::error!("{error}: mapped pages {}", waiting(&error));
-    let held = Arc::new(Mutex::new(Some(Held { engine, handle, offset, data, reply })));
+    let held = Arc::new(Mutex::new(Some(Held { engine, write, data, reply })));
     let keep = {
         let held = held.clone();
         move || held.lock().take().into_iter().for_each(Held::keep)
@@ -109,16 +122,17 @@ fn waiting(error: &Error) -> &'static str {
 
 impl Held {
     fn keep(self) {
-        let Self { engine, handle, offset, data, reply } = self;
-        let holding = engine.holding(handle, data.len());
+        let Self { engine, write, data, reply } = self;
+        let holding = engine.holding(write.handle, data.len());
         for attempt in 1.. {
             thread::sleep(RETRY);
-            match engine.write(handle, offset, &data) {
+            match write.attempt(&engine, &data) {
                 Ok(()) => {
                     log::warn!(
                         "there is room again, or the state directory can be written again: {} bytes of mapped pages \
-                         at {offset} were written",
-                        data.len()
+                         at {} were written",
+                        data.len(),
+                        write.offset
                     );
                     drop(holding);
                     return reply.written(data.len() as u32);
@@ -163,7 +177,7 @@ fn settled_seek(
     handle: u64,
     offset: u64,
     whence: Seek,
-) -> Result<u64, Error> {
+) -> Result<u64> {
     let answer = |whence, from| match engine.seek(handle, from, whence) {
         Ok(at) => Ok(Some(at)),
         Err(Error::NoMoreData) => Ok(None),

@@ -64,6 +64,27 @@ impl Error {
         Self::Io { context: context.into(), source: source.into() }
     }
 
+    /// May it work another time without anybody putting anything right but the disk, its room or this
+    /// machine's? What is damaged or gone will not.
+    pub fn may_pass(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(
+            Errno::from_io_error(source),
+            Some(
+                Errno::IO
+                    | Errno::ROFS
+                    | Errno::NOSPC
+                    | Errno::DQUOT
+                    | Errno::MFILE
+                    | Errno::NFILE
+                    | Errno::NOMEM
+                    | Errno::NOTCONN
+                    | Errno::TIMEDOUT
+                    | Errno::HOSTUNREACH
+            )
+        )
+    }
+
     /// What a caller of a system call sees.
     pub fn errno(&self) -> Errno {
         match self {
@@ -108,5 +129,14 @@ mod tests {
         assert_eq!(error.errno(), Errno::NFILE);
         let full = Error::io("write", io::Error::from_raw_os_error(libc::ENOSPC));
         assert_eq!(full.errno(), Errno::NOSPC);
+    }
+
+    #[test]
+    fn what_is_damaged_or_gone_is_not_waited_for() {
+        let of = |errno: Errno| Error::io("read", errno).may_pass();
+        assert!([Errno::IO, Errno::ROFS, Errno::NOSPC, Errno::MFILE].into_iter().all(of));
+        assert!(![Errno::NOENT, Errno::ACCESS, Errno::NOTDIR].into_iter().any(of));
+        let damaged = io::Error::new(io::ErrorKind::InvalidData, "its page states are damaged");
+        assert!(!Error::io("read", damaged).may_pass() && !Error::Stale("damaged".into()).may_pass());
     }
 }

@@ -15,14 +15,15 @@
 //! One that was being written when the writer died is the last and is ignored. One that was
 //! damaged later is left out, and those after it are found by their marks.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::error::{Error, Result};
+use crate::plain;
 use crate::steps::step;
 
 const MAGIC: &[u8; 8] = b"TFSJRNL\0";
@@ -36,7 +37,8 @@ const AHEAD: u64 = 64 << 10;
 
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    /// None until it is written for the first time, which it may not be possible to do yet.
+    file: Option<File>,
     end: u64,
     /// Room up to here.
     allocated: u64,
@@ -56,43 +58,46 @@ impl Journal {
         written(path, &[]).map_err(|e| context(path, e))
     }
 
+    /// What it holds is all that is needed of the file for now.
     pub fn open(path: &Path) -> Result<(Self, Replay)> {
-        let read = || {
-            let file = OpenOptions::new().read(true).write(true).open(path)?;
-            let bytes = std::fs::read(path)?;
-            Ok((file, bytes))
-        };
-        let (file, bytes) = read().map_err(|e| context(path, e))?;
-        let (replay, end) =
-            replay(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
-        // What a torn entry left behind must not be found behind a shorter one.
-        file.set_len(end).map_err(|e| context(path, e))?;
-        let mut journal = Self { path: path.to_owned(), file, end, allocated: end };
-        journal.make_room(0);
-        Ok((journal, replay))
+        let (replay, end) = found(path)?;
+        Ok((Self { path: path.to_owned(), file: None, end, allocated: end }, replay))
     }
 
     /// What it holds, without a change to it: another process may be writing it.
     pub fn peek(path: &Path) -> Result<Replay> {
-        let bytes = std::fs::read(path).map_err(|e| context(path, e))?;
-        let (replay, _) = replay(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))?;
-        Ok(replay)
+        found(path).map(|(replay, _)| replay)
     }
 
     pub fn append(&mut self, body: &[u8]) -> Result<()> {
         let mut bytes = Vec::with_capacity(FRAME + body.len() + 8);
         push(&mut bytes, body);
+        self.append_framed(&bytes).map_err(|e| context(&self.path, e))
+    }
+
+    fn append_framed(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.begin_writing()?;
         self.make_room(bytes.len() as u64);
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         step("append 1: begun");
         #[cfg(debug_assertions)]
         {
-            let half = &bytes[..bytes.len() / 2];
-            self.file.write_all_at(half, self.end).map_err(|e| context(&self.path, e))?;
+            file.write_all_at(&bytes[..bytes.len() / 2], self.end)?;
             step("append 2: half");
         }
-        self.file.write_all_at(&bytes, self.end).map_err(|e| context(&self.path, e))?;
+        file.write_all_at(bytes, self.end)?;
         step("append 3: whole");
         self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn begin_writing(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let file = plain::open(&self.path, true)?;
+            // What a torn entry left behind must not be found behind a shorter one.
+            file.set_len(self.end)?;
+            self.file = Some(file);
+        }
         Ok(())
     }
 
@@ -113,7 +118,9 @@ impl Journal {
         }
         // Twice as far, so that it is not asked for each time. Without room the write itself tells.
         let room = wanted + AHEAD - self.end;
-        if fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.end, room).is_ok() {
+        let allocated =
+            self.file.as_ref().map(|file| fallocate(file, FallocateFlags::KEEP_SIZE, self.end, room));
+        if allocated.is_some_and(|allocated| allocated.is_ok()) {
             self.allocated = self.end + room;
         }
     }
@@ -123,17 +130,21 @@ fn context(path: &Path, error: io::Error) -> Error {
     Error::io(format!("{}: the journal of this mount", path.display()), error)
 }
 
+fn found(path: &Path) -> Result<(Replay, u64)> {
+    let bytes = plain::read(path).map_err(|e| context(path, e))?;
+    replay(&bytes).map_err(|why| Error::Stale(format!("{}: {why}", path.display())))
+}
+
 fn written(path: &Path, bodies: &[Vec<u8>]) -> io::Result<Journal> {
     let bytes = whole(bodies);
     let new = path.with_extension("new");
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let file = plain::create(&new)?;
     file.write_all_at(&bytes, 0)?;
     step("rewrite 1: written");
     std::fs::rename(&new, path)?;
     step("rewrite 2: renamed");
     let end = bytes.len() as u64;
-    let mut journal = Journal { path: path.to_owned(), file, end, allocated: end };
+    let mut journal = Journal { path: path.to_owned(), file: Some(file), end, allocated: end };
     journal.make_room(0);
     Ok(journal)
 }

@@ -20,9 +20,13 @@ pub const LOCK: &str = "lock";
 /// The store's root directories.
 pub const ROOTS: [&str; 2] = ["root", "writable-root"];
 
+/// Before the number of processes that have taken over, while the journal does not tell it.
+pub const TAKEOVERS: &str = "takeovers.";
+
 /// Does this version know what is kept under this key?
 pub fn knows_key(key: &str) -> bool {
-    key == DEVICE || key == LOCK || ROOTS.contains(&key) || pins::knows_key(key) || memory::knows_key(key)
+    let of_others = pins::knows_key(key) || memory::knows_key(key) || key.starts_with(TAKEOVERS);
+    key == DEVICE || key == LOCK || ROOTS.contains(&key) || of_others
 }
 
 /// Without a socket nothing is kept: this process has no successor.

@@ -82,6 +82,7 @@ mod panics;
 mod passthrough;
 #[doc(hidden)]
 pub mod pins;
+mod plain;
 #[doc(hidden)]
 pub mod policy;
 #[doc(hidden)]

@@ -4,10 +4,11 @@
 //!
 //! A WRITE is another matter: the kernel answers EIO for mapped pages to nobody, and drops them.
 //! It stays without an answer, and the successor gets it again. If that one panics too, the fault
-//! is in the request, and EIO is what is left.
+//! is in the request: whoever waits for it gets EIO, and mapped pages are kept and tried again, by the
+//! same process, or each successor would die of them.
 
 use std::cell::{Cell, RefCell};
-use std::panic;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -28,6 +29,9 @@ thread_local! {
 
     /// This thread serves a request that must not be answered EIO.
     static UNANSWERED: Cell<bool> = const { Cell::new(false) };
+
+    /// This thread goes on after a panic.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Does what a panic is not to be an answer to.
@@ -35,6 +39,15 @@ pub fn unanswered<T>(request: impl FnOnce() -> T) -> T {
     UNANSWERED.set(true);
     let done = request();
     UNANSWERED.set(false);
+    done
+}
+
+/// None where it panicked, which is in the log.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    CAUGHT.set(true);
+    // What it leaves half done is done again: this is for what is tried until it works.
+    let done = catch_unwind(AssertUnwindSafe(work)).ok();
+    CAUGHT.set(false);
     done
 }
 
@@ -49,7 +62,8 @@ pub fn watch(lost: impl Fn() + Send + Sync + 'static) {
             // This ends the process if there will be another one.
             lost();
         }
-        if name.starts_with(EVENT_LOOP) {
+        let goes_on = CAUGHT.try_with(Cell::get).unwrap_or(false);
+        if name.starts_with(EVENT_LOOP) && !goes_on {
             let _ = LOST.try_with(|slot| *slot.borrow_mut() = Some(Lost(lost.clone())));
         }
     }));
@@ -87,11 +101,14 @@ mod tests {
         run("errand", true, true);
         run("fuser-1", true, true);
         run("fuser-2", true, false);
+        run("fuser-3", false, false);
+        let goes_on = || assert_eq!(caught(|| -> u8 { panic!("a defect") }), None);
+        thread::Builder::new().name("fuser-4".into()).spawn(goes_on).unwrap().join().unwrap();
         let _ = panic::take_hook();
         assert_eq!(
             said.try_iter().collect::<Vec<_>>(),
-            ["reply", "reply", "reply", "lost", "lost", "reply", "lost"],
-            "the last one would not have come to its reply"
+            ["reply", "reply", "reply", "lost", "lost", "reply", "lost", "reply"],
+            "the last but one would not have come to its reply, and the last one is no loss"
         );
     }
 }

@@ -34,7 +34,9 @@ use crate::steps::step;
 use crate::store::DirectoryStore;
 use crate::takeover;
 use crate::views::Views;
-use background::{obey_signals, start_forgetting, start_learning, start_settling, start_warming};
+use background::{
+    obey_signals, start_forgetting, start_learning, start_settling, start_telling, start_warming,
+};
 
 /// Checks what is to be mounted, and takes the state directory. The result names all places
 /// without symlinks: once something is mounted they can be resolved no more.
@@ -65,10 +67,10 @@ pub fn serve(
     let (Some(lock), Some(state_path)) = (kept.remove(LOCK), &config.state_dir) else {
         return Err(Error::Invalid("serve: the state directory is not held".into()));
     };
-    let state = StateDirectory::taken(state_path, lock);
+    let state = Arc::new(StateDirectory::taken(state_path, lock));
     let before = kept.remove(DEVICE);
     let recorder = Arc::new(match &before {
-        Some(_) => Recorder::take_over(&state.journal())?,
+        Some(_) => takeover::records(&state.journal(), keeper, &mut kept)?,
         None => Recorder::create(&state.journal())?,
     });
     if before.is_some() {
@@ -127,10 +129,21 @@ pub fn serve(
         if let Some(shown) = shown {
             bdi::tune(shown, config.read_ahead);
         }
-        match state.describe(&config.store, mountpoint, held_by, engine.has_passthrough()) {
-            // There may be no room, which is no reason to leave the users waiting.
-            Err(error) if is_successor => log::warn!("{error}"),
-            described => described?,
+        let (state, keeper, store) = (state.clone(), keeper.clone(), config.store.clone());
+        let (told, shown_at) = (engine.clone(), mountpoint.clone());
+        let tell = move || {
+            state.describe(&store, &shown_at, held_by, told.has_passthrough())?;
+            told.recorder().catch_up()?;
+            takeover::caught_up(told.recorder(), &keeper);
+            Ok(())
+        };
+        match tell() {
+            // That nothing can be written is no reason to leave the users waiting.
+            Err(error) if is_successor => {
+                log::warn!("{error}; it is tried again until it can be written");
+                start_telling(tell)?;
+            }
+            told => told?,
         }
         start_settling(&engine)?;
         let learning = start_learning(&engine, &profiles, &inspector)?;

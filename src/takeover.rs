@@ -5,15 +5,47 @@
 //! put in the socket's place. What the dead process had received and not answered the kernel sends
 //! again when it is asked to (Linux 6.9).
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use fuser::{Filesystem, InitFlags, Session, SessionACL};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::engine::{Entry, Negotiated, Recorder};
 use crate::error::{Error, Result};
+use crate::keeper::{Keeper, Kept, TAKEOVERS};
 use crate::sys;
+
+/// Goes on with the records of the process that died. What processes of a mount give names by their
+/// number no two of them may have in common: while the journal cannot be written the number is left
+/// with the holder.
+pub fn records(journal: &Path, keeper: &Keeper, kept: &mut Kept) -> Result<Recorder> {
+    let number = |key: &String| key.strip_prefix(TAKEOVERS)?.parse().ok();
+    let known = kept.keys().filter_map(number).max().unwrap_or(0);
+    let recorder = Recorder::take_over(journal, known)?;
+    if recorder.is_behind() {
+        // The manager of a service keeps no file twice: this one is open nowhere else.
+        let file = File::open("/dev/null").map_err(|e| Error::io("/dev/null", e))?;
+        keeper.keep(&number_key(&recorder), file.as_fd());
+    }
+    let old: Vec<String> = kept.keys().filter(|key| key.starts_with(TAKEOVERS)).cloned().collect();
+    for key in old {
+        keeper.forget(&key);
+        kept.remove(&key);
+    }
+    Ok(recorder)
+}
+
+/// The journal tells the number of this process.
+pub fn caught_up(recorder: &Recorder, keeper: &Keeper) {
+    keeper.forget(&number_key(recorder));
+}
+
+fn number_key(recorder: &Recorder) -> String {
+    format!("{TAKEOVERS}{}", recorder.read(|ledger| ledger.takeovers))
+}
 
 /// Keeps what a new mount has settled with the kernel; for one that was taken over it is known.
 pub fn record(recorder: &Recorder, negotiated: Negotiated) -> Result<()> {

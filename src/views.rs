@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::name::Label;
@@ -42,6 +43,8 @@ enum Slot {
     Open(Arc<View>),
     /// Set aside: the reason.
     Unusable(String),
+    /// Its files could not be read, and may be another time.
+    Failing(Error),
 }
 
 pub struct Views {
@@ -78,10 +81,10 @@ impl Views {
                 }
                 // Of a view whose map is gone, and so of none.
                 (Some(("n-", _)), "data" | "synced") if !path.with_extension("map").exists() => {
-                    remove_if_there(&path).map_err(context)?;
+                    remove_left_over(&path);
                 }
                 (Some(("u-", node)), "map" | "data") if node.parse().is_ok_and(|n| live.contains(&n)) => {}
-                (Some(("u-", _)), _) | (_, "new") => remove_if_there(&path).map_err(context)?,
+                (Some(("u-", _)), _) | (_, "new") => remove_left_over(&path),
                 _ => {}
             }
         }
@@ -95,11 +98,10 @@ impl Views {
         let (directory, named, read) = (directory.to_owned(), views.named.clone(), views.read.clone());
         let waiting = each(names, move |name| {
             let slot = at_rest(&directory, &named_key(&name));
-            let mut named = named.lock();
-            match slot {
-                Some(slot) => drop(named.insert(name, slot)),
-                None => drop(named.remove(&name)),
+            if let Some(Slot::Failing(error)) = &slot {
+                log::error!("{error}; it is read again when somebody asks for it");
             }
+            keep(&mut named.lock(), &name, slot);
             read.notify_all();
         });
         if waiting > 0 {
@@ -108,9 +110,17 @@ impl Views {
         Ok(views)
     }
 
-    /// Once the files of this view have answered.
+    /// Once the files of this view have answered. Those that could not be read are read again.
     fn settled(&self, name: &Label) -> MutexGuard<'_, HashMap<Label, Slot>> {
         let mut named = self.named.lock();
+        if let Some(slot @ Slot::Failing(_)) = named.get_mut(name) {
+            *slot = Slot::Unread;
+            drop(named);
+            let read = at_rest(&self.directory, &named_key(name));
+            named = self.named.lock();
+            keep(&mut named, name, read);
+            self.read.notify_all();
+        }
         while let Some(Slot::Unread) = named.get(name) {
             self.read.wait(&mut named);
         }
@@ -139,7 +149,8 @@ impl Views {
                 view.node.store(node, Ordering::Relaxed);
                 return Ok(view.clone());
             }
-            Some(Slot::Unusable(reason)) => return Err(Error::Stale(format!("view {name}: {reason}"))),
+            Some(Slot::Unusable(reason)) => return Err(unusable(name, reason)),
+            Some(Slot::Failing(error)) => return Err(failing(name, error)),
             Some(Slot::AtRest(known, rest)) => {
                 allowed(&known.record)?;
                 Some((known.mtime, rest.files()))
@@ -188,8 +199,12 @@ impl Views {
 
     fn opened(&self, key: &str, lasts: Lasts) -> Result<(Arc<ViewFiles>, PageMap)> {
         let gone = || Error::Stale(format!("{key}: the files of this view are gone"));
-        let (files, pages) = ViewFiles::open(&self.directory, key, lasts)?.ok_or_else(gone)?;
-        Ok((Arc::new(files), pages))
+        match ViewFiles::open(&self.directory, key, lasts) {
+            Ok(Some((files, pages))) => Ok((Arc::new(files), pages)),
+            Ok(None) => Err(gone()),
+            Err(error) if error.errno() == Errno::NOENT => Err(gone()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets go of the files and the template of a named view after its last close. It stays as it
@@ -237,6 +252,7 @@ impl Views {
             Some(Slot::AtRest(known, _)) => allowed(Some(&known.record)).map(|()| None)?,
             Some(Slot::Open(view)) => allowed(Some(&view.record())).map(|()| Some(view.clone()))?,
             Some(Slot::Unusable(_)) => allowed(None).map(|()| None)?,
+            Some(Slot::Failing(error)) => return Err(failing(name, error)),
         };
         step("discard 1: begun");
         let failed = |e| Error::io(format!("view {name}: its files cannot be removed"), e);
@@ -267,7 +283,7 @@ impl Views {
             Slot::Open(view) => identity.continues(&view.record().identity),
             Slot::Unusable(_) => false,
             // It may.
-            Slot::Unread => true,
+            Slot::Unread | Slot::Failing(_) => true,
         };
         named.iter().find(|(_, slot)| needs(slot)).map(|(name, _)| name.clone())
     }
@@ -291,7 +307,7 @@ impl Views {
         let others = named.iter().filter(|(name, _)| Some(*name) != except);
         let owned = others.map(|(_, slot)| match slot {
             Slot::AtRest(known, _) => known.usage.private_bytes,
-            Slot::Open(_) | Slot::Unusable(_) | Slot::Unread => 0,
+            Slot::Open(_) | Slot::Unusable(_) | Slot::Failing(_) | Slot::Unread => 0,
         });
         owned.sum()
     }
@@ -321,7 +337,23 @@ fn known(name: &Label, slot: Option<&Slot>) -> Result<Option<Named>> {
         Some(Slot::Unread) | None => Ok(None),
         Some(Slot::AtRest(known, _)) => Ok(Some(Named::clone(known))),
         Some(Slot::Open(view)) => Ok(Some(view.known())),
-        Some(Slot::Unusable(reason)) => Err(Error::Stale(format!("view {name}: {reason}"))),
+        Some(Slot::Unusable(reason)) => Err(unusable(name, reason)),
+        Some(Slot::Failing(error)) => Err(failing(name, error)),
+    }
+}
+
+fn unusable(name: &Label, reason: &str) -> Error {
+    Error::Stale(format!("view {name}: {reason}"))
+}
+
+fn failing(name: &Label, error: &Error) -> Error {
+    Error::io(format!("view {name}: {error}"), error.errno())
+}
+
+fn keep(named: &mut HashMap<Label, Slot>, name: &Label, slot: Option<Slot>) {
+    match slot {
+        Some(slot) => drop(named.insert(name.clone(), slot)),
+        None => drop(named.remove(name)),
     }
 }
 
@@ -358,6 +390,7 @@ fn at_rest(directory: &Path, key: &str) -> Option<Slot> {
             remove_files(directory, key);
             None
         }
+        Err(error) if error.may_pass() => Some(Slot::Failing(error)),
         Err(error) => {
             log::error!("{error}");
             Some(Slot::Unusable(error.to_string()))
@@ -365,9 +398,12 @@ fn at_rest(directory: &Path, key: &str) -> Option<Slot> {
     }
 }
 
-fn remove_if_there(path: &Path) -> std::io::Result<()> {
+/// What stays is nobody's, and makes room for what is made under its name.
+fn remove_left_over(path: &Path) {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            log::warn!("{}: what is left over of a view cannot be removed: {error}", path.display());
+        }
+        _ => {}
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 
 use common::child;
+use common::clones::open_directory;
 use common::files::{SOON, assert_refused, bytes_at, error_line, open_rw, opened, templatefs};
 use common::limit::{limit, poll};
 use common::maps::Mapping;
@@ -20,6 +21,7 @@ use common::mounted::{Mounted, Options, is_root};
 use common::random::pattern;
 use common::stuck::{self, Stuck};
 use common::views::view;
+use templatefs::steps::{ENVIRONMENT, PANIC, WRITE};
 
 const PAGE: usize = 4096;
 const SIZE: usize = 4 << 20;
@@ -67,12 +69,16 @@ fn stored() -> Vec<u8> {
 
 /// Two templates, and a state directory that can fail. None without the right to mount one.
 fn mounted(arguments: &[&'static str]) -> Option<(Stuck, Mounted)> {
+    mounted_as(Options::with(arguments))
+}
+
+fn mounted_as(options: Options) -> Option<(Stuck, Mounted)> {
     if !is_root() {
         println!("skipped: needs root, to mount a filesystem that fails");
         return None;
     }
     let stuck = Stuck::mount();
-    let options = Options { state: Some(stuck.mountpoint.join("state")), ..Options::with(arguments) };
+    let options = Options { state: Some(stuck.mountpoint.join("state")), ..options };
     let mounted = Mounted::start(options);
     for name in ["t", "other"] {
         mounted.template(name, &template());
@@ -234,27 +240,38 @@ fn what_is_held_outlives_whoever_holds_it() {
     assert!(fs::read(&path).unwrap() == stored(), "as the next daemon finds it");
 }
 
-/// A successor needs the state directory itself: it is tried again until it can serve.
+/// A panic while a held write was tried again dropped its reply, and with it the pages.
 #[test]
-fn a_takeover_waits_for_a_state_directory_that_takes_nothing_and_loses_nothing() {
+fn a_panic_while_what_is_held_is_tried_again_loses_nothing() {
     let _limit = limit(Duration::from_secs(120));
-    let Some((stuck, mut mounted)) = mounted(&[]) else { return };
+    if !cfg!(debug_assertions) {
+        return println!("skipped: the steps are in debug builds only");
+    }
+    let directory = open_directory();
+    let armed = directory.path().join("armed");
+    let environment = Some((ENVIRONMENT, armed.clone()));
+    let Some((stuck, mounted)) = mounted_as(Options { environment, ..Options::default() }) else { return };
     let path = made(&mounted, "a");
     stuck.fail("n-a.data");
-    let mut guest = store(&path);
-    wait_until_held(&mounted, "a");
-    stuck.fail("");
-    let dead = mounted.serving();
-    kill_process(dead, Signal::KILL).unwrap();
-    // Nothing that asks the mount until it is served again.
-    mounted.wait_for_log("the journal of this mount: Input/output error");
-    assert_eq!(guest.try_wait().unwrap(), None, "msync waits for what is held");
+    let guest = store(&path);
+    let panic = || {
+        let all = runs().map(|pages| pages.len() as u64).sum::<u64>();
+        let held = poll(SOON, || (view(&mounted, "a").held_bytes == all).then_some(()));
+        assert!(held.is_some(), "{:?}", view(&mounted, "a"));
+        let serving = mounted.serving();
+        fs::write(armed.with_extension("new"), format!("{PANIC}{}", WRITE[0])).unwrap();
+        fs::rename(armed.with_extension("new"), &armed).unwrap();
+        assert!(poll(SOON, || (!armed.exists()).then_some(())).is_some(), "{}", mounted.log());
+        serving
+    };
+    let first = panic();
+    assert!(poll(SOON, || (mounted.serving() != first).then_some(())).is_some(), "it is replaced");
+    // All successors would die of a write that they are all sent.
+    let second = panic();
     stuck.release();
     assert_goes_on_well(&mounted, guest, "a");
-    assert_ne!(mounted.serving(), dead);
-    mounted.kill();
-    mounted.mount();
-    assert!(fs::read(&path).unwrap() == stored(), "as the next daemon finds it");
+    assert_eq!(mounted.serving(), second, "it goes on");
+    assert!(fs::read(&path).unwrap() == stored());
 }
 
 /// Whoever wants to end the mount is told who needs it, and nothing that is held is given up.

@@ -1,6 +1,6 @@
 //! Keeps the ledger in a journal, where a successor finds it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -22,6 +22,9 @@ struct Recording {
 
 struct Writing {
     journal: Journal,
+    /// What has happened and could not be written yet, in its order. It only ends what is on record, so
+    /// that it cannot grow beyond that.
+    owed: VecDeque<Vec<u8>>,
     /// How long the journal was when it held nothing superfluous.
     compact: u64,
 }
@@ -36,10 +39,12 @@ impl Recorder {
         Ok(Self::new(journal, Ledger::default()))
     }
 
-    /// Goes on with the records of a mount whose process died.
-    pub fn take_over(path: &Path) -> Result<Self> {
+    /// Goes on with the records of a mount whose process died, and of which `known` have taken over
+    /// already at least. It may be [behind](Self::is_behind) then.
+    pub fn take_over(path: &Path, known: u64) -> Result<Self> {
         let recorder = Self::open(path)?;
-        recorder.record(Entry::Takeovers { count: recorder.read(|ledger| ledger.takeovers) + 1 })?;
+        let before = recorder.read(|ledger| ledger.takeovers).max(known);
+        recorder.record_past(Entry::Takeovers { count: before.saturating_add(1) });
         Ok(recorder)
     }
 
@@ -73,7 +78,7 @@ impl Recorder {
 
     fn new(journal: Journal, ledger: Ledger) -> Self {
         let compact = journal.len();
-        let writing = Mutex::new(Writing { journal, compact });
+        let writing = Mutex::new(Writing { journal, owed: VecDeque::new(), compact });
         Self(Some(Recording { writing, ledger: Mutex::new(ledger) }))
     }
 
@@ -82,17 +87,34 @@ impl Recorder {
         let Some(recording) = &self.0 else { return Ok(()) };
         let body = encoded(&entry);
         let mut writing = recording.writing.lock();
+        writing.catch_up()?;
         writing.journal.append(&body)?;
         recording.ledger.lock().apply(entry);
         writing.compact_if_worth_it(&recording.ledger);
         Ok(())
     }
 
-    /// For what has happened already: the successor will know too much, which costs memory only.
+    /// For what has happened already. What cannot be written now is written before anything else; a
+    /// successor before that knows too much, which costs memory only.
     pub fn record_past(&self, entry: Entry) {
-        if let Err(error) = self.record(entry) {
-            log::warn!("{error}");
+        let Some(recording) = &self.0 else { return };
+        let body = encoded(&entry);
+        let mut writing = recording.writing.lock();
+        recording.ledger.lock().apply(entry);
+        writing.owed.push_back(body);
+        match writing.catch_up() {
+            Ok(()) => writing.compact_if_worth_it(&recording.ledger),
+            Err(error) => log::warn!("{error}"),
         }
+    }
+
+    /// Is there something that happened and could not be written?
+    pub fn is_behind(&self) -> bool {
+        self.0.as_ref().is_some_and(|recording| !recording.writing.lock().owed.is_empty())
+    }
+
+    pub fn catch_up(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |recording| recording.writing.lock().catch_up())
     }
 
     /// Was this request done by a daemon that died before it could answer?
@@ -111,6 +133,14 @@ impl Recorder {
 }
 
 impl Writing {
+    fn catch_up(&mut self) -> Result<()> {
+        while let Some(body) = self.owed.front() {
+            self.journal.append(body)?;
+            self.owed.pop_front();
+        }
+        Ok(())
+    }
+
     fn compact_if_worth_it(&mut self, ledger: &Mutex<Ledger>) {
         if self.journal.len() < WORTH_REWRITING.max(4 * self.compact) {
             return;
@@ -152,6 +182,30 @@ mod tests {
         drop(recorder);
         let again = Recorder::open(&path).unwrap();
         assert_eq!(again.read(|ledger| ledger.directories.len()), 1);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_before_anything_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        Recorder::create(&path).unwrap().record(Entry::Directory { node: 64, path: "a".into() }).unwrap();
+        let recorder = Recorder::open(&path).unwrap();
+        // What is no regular file is not written.
+        let aside = directory.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        recorder.record_past(Entry::Takeovers { count: 7 });
+        recorder.record_past(Entry::Forgotten { node: 64 });
+        assert!(recorder.is_behind() && recorder.catch_up().is_err());
+        let again = || recorder.record(Entry::Directory { node: 64, path: "b".into() });
+        assert!(again().is_err());
+        assert_eq!(recorder.read(|ledger| (ledger.takeovers, ledger.directories.len())), (7, 0));
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        again().unwrap();
+        assert!(!recorder.is_behind());
+        let ledger = Recorder::peek(&path).unwrap();
+        assert_eq!((ledger.takeovers, ledger.directories[&64].as_path()), (7, Path::new("b")));
     }
 
     #[test]

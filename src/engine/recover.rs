@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -29,23 +31,45 @@ pub struct Recovered {
     pub files: usize,
     /// Nodes that could not be taken over; the log says why.
     pub set_aside: usize,
-    /// Nodes whose files do not answer yet.
+    /// Nodes whose files do not answer yet, or cannot be read now.
     pub waiting: usize,
 }
 
+/// How often what cannot be read is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// What all nodes are taken over from.
-struct Taking {
+struct Taking<P> {
     engine: Arc<Engine>,
     left: AtomicUsize,
     kept: Mutex<Kept>,
     recovered: Mutex<Recovered>,
+    /// Those that could not be read.
+    failing: Mutex<Vec<Waiter>>,
+    passed: P,
 }
 
-impl Taking {
-    fn take(&self, id: u64, files: &[OpenFile], passed: &impl Fn(&Content, u32)) {
+/// A node that is to be taken over.
+struct Waiter {
+    id: u64,
+    files: Vec<OpenFile>,
+    /// What has been taken of it already. A template that was kept for it is kept no more.
+    pinned: Option<Arc<Pinned>>,
+    failed: bool,
+}
+
+impl<P: Fn(&Content, u32) + Send + Sync + 'static> Taking<P> {
+    fn take(&self, mut waiter: Waiter) {
         let engine = &self.engine;
-        match engine.recover_node(files, &self.kept, passed) {
-            Ok(()) => self.recovered.lock().files += files.len(),
+        let id = waiter.id;
+        match engine.recover_node(&waiter.files, &self.kept, &mut waiter.pinned, &self.passed) {
+            Ok(()) => self.recovered.lock().files += waiter.files.len(),
+            Err(error) if error.may_pass() => {
+                if !waiter.failed {
+                    log::error!("node {id} is taken over when that can be done, and its users wait: {error}");
+                }
+                return self.failing.lock().push(Waiter { failed: true, ..waiter });
+            }
             Err(error) => {
                 log::error!("node {id} is set aside, and its users get errors: {error}");
                 engine.nodes.abandon(id);
@@ -57,12 +81,22 @@ impl Taking {
             engine.pins.forget_rest(std::mem::take(&mut self.kept.lock()));
         }
     }
+
+    /// Until all that cannot be read now is taken over, or cannot be.
+    fn take_failing(self: &Arc<Self>) {
+        while self.left.load(Ordering::Acquire) > 0 {
+            thread::sleep(RETRY);
+            let again = std::mem::take(&mut *self.failing.lock());
+            let taking = self.clone();
+            each(again, move |waiter| taking.take(waiter));
+        }
+    }
 }
 
 impl Engine {
     /// Before the first request. What cannot be taken over is reported and left alone; whoever has it
     /// open gets errors, and all others are served. What waits for a file is taken over when that
-    /// answers. `passed` is told of each content that the kernel moves by itself, and under which name.
+    /// answers, and what cannot be read now when it can. `passed` is told of each content that the kernel moves by itself, and under which name.
     pub fn recover(
         self: &Arc<Self>,
         kept: Kept,
@@ -89,13 +123,24 @@ impl Engine {
             left: AtomicUsize::new(by_node.len()),
             kept: Mutex::new(kept),
             recovered: Mutex::new(Recovered { directories: known_directories, ..Recovered::default() }),
+            failing: Mutex::default(),
+            passed,
         });
         if by_node.is_empty() {
             self.pins.forget_rest(std::mem::take(&mut known.kept.lock()));
         }
+        let waiters =
+            by_node.into_iter().map(|(id, files)| Waiter { id, files, pinned: None, failed: false });
         let taking = known.clone();
-        let waiting =
-            each(by_node, move |(id, files): (u64, Vec<OpenFile>)| taking.take(id, &files, &passed));
+        each(waiters, move |waiter| taking.take(waiter));
+        let waiting = known.left.load(Ordering::Acquire);
+        if waiting > 0 {
+            let taking = known.clone();
+            let taking = move || taking.take_failing();
+            if let Err(error) = thread::Builder::new().name("take-over".into()).spawn(taking) {
+                log::error!("what cannot be read now is not taken over: {error}");
+            }
+        }
         // It may wait for files as well.
         let engine = self.clone();
         each(looked_up, move |(id, what)| engine.look_up_again(id, what));
@@ -129,12 +174,13 @@ impl Engine {
         &self,
         files: &[OpenFile],
         kept: &Mutex<Kept>,
+        pinned: &mut Option<Arc<Pinned>>,
         passed: &impl Fn(&Content, u32),
     ) -> Result<()> {
         let Some(first) = files.first() else { return Ok(()) };
         let node = self.nodes.get(first.node).ok_or_else(|| Error::Stale("it is gone".into()))?;
         let _opening = node.opening.lock();
-        let (content, metadata) = self.content_again(first, kept)?;
+        let (content, metadata) = self.content_again(first, kept, pinned)?;
         if let Some(backing) = first.backing {
             passed(&content, backing);
         }
@@ -164,7 +210,12 @@ impl Engine {
         Ok(())
     }
 
-    fn content_again(&self, file: &OpenFile, kept: &Mutex<Kept>) -> Result<(Content, Metadata)> {
+    fn content_again(
+        &self,
+        file: &OpenFile,
+        kept: &Mutex<Kept>,
+        held: &mut Option<Arc<Pinned>>,
+    ) -> Result<(Content, Metadata)> {
         let (template, private) = match &file.what {
             What::Rom { template, .. } | What::Template { template } => (template, None),
             What::Private(private) => (&private.template, Some(private)),
@@ -179,6 +230,7 @@ impl Engine {
             return Ok((Content::Authored(authored), metadata));
         }
         let pinned = self.pins.pin_again(store, &template.path, &template.identity, kept)?;
+        *held = Some(pinned.clone());
         let metadata = match pinned.template().readable() {
             Some(file) => store.metadata(file)?,
             None => self.metadata_by_path(template)?,

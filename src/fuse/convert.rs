@@ -26,9 +26,9 @@ pub fn refused(operation: &str, caller: &Caller, error: &Error) -> Errno {
     let Caller { uid, pid, .. } = caller;
     if matches!(error, Error::NotFound(_) | Error::NoMoreData | Error::NoAttribute(_)) {
         log::debug!("{operation} by user {uid} (process {pid}): {error}");
-    } else if let Some(suppressed) = REFUSALS.admit(Instant::now()) {
+    } else if let Some(suppressed) = REFUSALS.admit(*uid, Instant::now()) {
         if suppressed > 0 {
-            log::warn!("{suppressed} refusals were left out of this log");
+            log::warn!("{suppressed} refusals before this one were left out of this log");
         }
         log::warn!("{operation} by user {uid} (process {pid}): {error}");
     }

@@ -7,7 +7,7 @@ use fuser::{Errno, ReplyData, ReplyLseek, ReplyStatfs, ReplyWrite, Request};
 use super::Adapter;
 use super::convert::refuse;
 use crate::engine::{RESENT, Seek};
-use crate::errands;
+use crate::errands::{self, WriteBack};
 use crate::panics;
 
 thread_local! {
@@ -44,10 +44,16 @@ impl Adapter {
     ) {
         let write = || self.engine.write(handle, offset, data);
         let is_first_try = request.unique().0 & RESENT == 0;
-        match if is_first_try { panics::unanswered(write) } else { write() } {
+        let write_back = WriteBack { handle, offset, is_first_try };
+        let written = match is_write_back {
+            true => write_back.attempt(&self.engine, data),
+            false if is_first_try => panics::unanswered(write),
+            false => write(),
+        };
+        match written {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) if is_write_back && !errands::is_final(&error) => {
-                errands::hold_write(self.engine.clone(), handle, offset, data.to_vec(), error, reply);
+                errands::hold_write(self.engine.clone(), write_back, data.to_vec(), error, reply);
             }
             Err(error) => reply.error(refuse("write", request, &error)),
         }

@@ -68,6 +68,14 @@ impl DataFile {
         self.made()?.allocate(bytes)
     }
 
+    pub fn len(&self) -> io::Result<u64> {
+        self.file.get().map_or(Ok(0), DiskFile::len)
+    }
+
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
+        self.made()?.set_len(length)
+    }
+
     /// Nothing is left from `size` on.
     pub fn cut(&self, size: u64) -> io::Result<()> {
         match self.file.get() {

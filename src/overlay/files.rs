@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+
 use super::data_file::DataFile;
 use super::disk;
 use super::map_file::MapFile;
@@ -76,7 +78,15 @@ impl ViewFiles {
                 Ok(Self::over(DataFile::later(&paths.data), map, None))
             }
         };
-        make().inspect_err(|_| drop(remove(directory, key)))
+        let gone = |error: Error| match error.errno() {
+            // A VMM that hears ENOENT of what it was shown would try to make it, for ever.
+            Errno::NOENT => Error::io(
+                format!("{error}: the state directory is gone; its mount can be used no more than it is"),
+                Errno::IO,
+            ),
+            _ => error,
+        };
+        make().inspect_err(|_| drop(remove(directory, key))).map_err(gone)
     }
 
     /// Opens a view's files as the last daemon left them, and finishes what it had begun: nothing
@@ -105,7 +115,23 @@ impl ViewFiles {
             },
             opened => opened,
         };
-        let files = Self::over(data.map_err(context)?, map, synced);
+        let data = data.map_err(context)?;
+        let length = data.len().map_err(context)?;
+        match pages.last_private() {
+            // A page that is a view's own was written before its state said so.
+            Some(last) if length <= last * PAGE && found == Found::AsLeft => {
+                return Err(Error::Stale(format!(
+                    "{}: this view cannot be used: its data was cut short; discard it, or restore the file",
+                    paths.data.display()
+                )));
+            }
+            // It was being cut when the machine went down.
+            Some(last) if length <= last * PAGE => {
+                data.set_len(size.min((last + 1) * PAGE)).map_err(context)?;
+            }
+            _ => {}
+        }
+        let files = Self::over(data, map, synced);
         files.finish(&pages, found).map_err(context)?;
         Ok(Some((files, pages)))
     }
@@ -348,6 +374,10 @@ pub fn remove(directory: &Path, key: &str) -> io::Result<()> {
 /// that key yet: it can be done again after a kill at any instant.
 pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
     let (from, to) = (Paths::new(directory, from), Paths::new(directory, to));
+    if to.map.try_exists()? && from.map.try_exists()? {
+        // All is done, and the name is another view's by now.
+        return Ok(());
+    }
     let move_on = |from: &Path, to: &Path| {
         if !to.try_exists()? {
             disk::rename(from, to).or_else(disk::ignore_missing)?;
@@ -360,7 +390,7 @@ pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
         disk::sync_directory(directory)?;
     }
     move_on(&from.data, &to.data)?;
-    disk::remove(&from.synced)
+    if from.synced.try_exists()? { disk::remove(&from.synced) } else { Ok(()) }
 }
 
 /// What a view's files say, without changing them: they may be in use.

@@ -131,7 +131,7 @@ impl MapFile {
         if after != before {
             self.keep_words(word, &[after])?;
         }
-        self.file.set_len(offset + WORD)?;
+        self.shorten(offset + WORD)?;
         Ok(offset + WORD)
     }
 

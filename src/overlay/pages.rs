@@ -51,6 +51,16 @@ impl PageMap {
         self.zero
     }
 
+    /// The last page that the view owns.
+    pub fn last_private(&self) -> Option<u64> {
+        let last_of = |(first, words): (u64, &[u64])| {
+            let at = words.iter().rposition(|word| word & LOW != 0)?;
+            let page = u64::from((words[at] & LOW).ilog2()) / 2;
+            Some((first + at as u64) * PAGES_PER_WORD + page)
+        };
+        self.words().filter_map(last_of).max()
+    }
+
     pub fn get(&self, page: u64) -> State {
         let word = page / PAGES_PER_WORD;
         state_in(self.word(word), page % PAGES_PER_WORD)

@@ -35,6 +35,22 @@ pub fn start_settling(engine: &Arc<Engine>) -> Result<()> {
     background("settle", work).map(drop)
 }
 
+/// How often it is tried to write what a successor could not.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The thread that writes to the state directory what could not be written at a takeover.
+pub fn start_telling(tell: impl Fn() -> Result<()> + Send + 'static) -> Result<()> {
+    let work = move || {
+        loop {
+            thread::sleep(TELL_EVERY);
+            if tell().is_ok() {
+                return log::info!("the state directory can be written again, and tells of this process");
+            }
+        }
+    };
+    background("tell", work).map(drop)
+}
+
 /// Views that were closed and not learned from yet.
 const MAX_LESSONS: usize = 256;
 

@@ -30,6 +30,8 @@ pub const SERVE: &str = "serve a filesystem that may hang or fail";
 
 const HANG: &str = "hang ";
 const FAIL: &str = "fail ";
+const LOSE: &str = "lose ";
+const READ_ONLY: &str = "read-only";
 const RELEASE: &str = "release";
 const WAITING: &str = "waiting";
 
@@ -89,6 +91,16 @@ impl Stuck {
         self.ask(&format!("{FAIL}{end}"));
     }
 
+    /// From now on, to open files whose path ends so is EIO.
+    pub fn lose(&self, end: &str) {
+        self.ask(&format!("{LOSE}{end}"));
+    }
+
+    /// From now on nothing can be changed.
+    pub fn read_only(&self) {
+        self.ask(READ_ONLY);
+    }
+
     pub fn release(&self) {
         self.ask(RELEASE);
     }
@@ -141,7 +153,9 @@ pub fn serve(directory: &Path) {
         let order = order.unwrap();
         let answer = match order.split_at_checked(HANG.len()) {
             Some((HANG, end)) => set(&gate, Some(Fault::Hangs(end.into()))),
+            Some((LOSE, end)) => set(&gate, Some(Fault::Unreadable(end.into()))),
             Some((FAIL, end)) => set(&gate, Some(Fault::Fails(end.into()))),
+            _ if order == READ_ONLY => set(&gate, Some(Fault::ReadOnly)),
             _ if order == RELEASE => set(&gate, None),
             _ => gate.waiting(),
         };

@@ -49,7 +49,7 @@ impl Fixture {
     /// As after kill -9: nothing of the old one is tidied up.
     fn successor(&self, dead: Arc<Engine>) -> (Arc<Engine>, Recovered) {
         std::mem::forget(dead);
-        let engine = self.engine(Recorder::take_over(&self.journal()).unwrap());
+        let engine = self.engine(Recorder::take_over(&self.journal(), 0).unwrap());
         let recovered = engine.recover(Kept::new(), |_, _| {});
         (engine, recovered)
     }
@@ -277,7 +277,7 @@ fn a_template_that_was_replaced_is_found_by_its_kept_descriptor() {
     std::fs::write(fixture.store.path().join("new"), [b'N'; 9]).unwrap();
     std::fs::rename(fixture.store.path().join("new"), &path).unwrap();
     std::mem::forget(engine);
-    let engine = fixture.engine(Recorder::take_over(&fixture.journal()).unwrap());
+    let engine = fixture.engine(Recorder::take_over(&fixture.journal(), 0).unwrap());
     let kept = Kept::from([(key, file.into())]);
     let recovered = engine.recover(kept, |_, _| {});
     assert_eq!((recovered.files, recovered.set_aside), (1, 0));

@@ -7,13 +7,16 @@ pub mod script;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
 use rustix::io::Errno;
 
+use crate::plain;
 #[cfg(test)]
 use script::Op;
 
@@ -25,27 +28,46 @@ macro_rules! told {
     };
 }
 
-pub struct DiskFile(File);
+pub struct DiskFile {
+    file: File,
+    /// The same one, open for writing: where it could not be when it was opened, from the first time
+    /// that it can.
+    again: Option<OnceLock<File>>,
+}
 
 impl DiskFile {
     /// A new file, or an old one emptied; for its owner alone.
     pub fn create(path: &Path) -> io::Result<Self> {
         told!(Op::Look);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = plain::create(path)?;
         #[cfg(test)]
         script::made(path, &file);
-        Ok(Self(file))
+        Ok(Self { file, again: None })
     }
 
+    /// On a filesystem that is read-only now it can be read, and written once that is over.
     pub fn open(path: &Path) -> io::Result<Self> {
         told!(Op::Look);
-        OpenOptions::new().read(true).write(true).open(path).map(Self)
+        match plain::open(path, true) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ROFS) => Self::open_to_read(path),
+            opened => Ok(Self { file: opened?, again: None }),
+        }
     }
 
     pub fn open_to_read(path: &Path) -> io::Result<Self> {
         told!(Op::Look);
-        File::open(path).map(Self)
+        Ok(Self { file: plain::open(path, false)?, again: Some(OnceLock::new()) })
+    }
+
+    /// By its descriptor: it may have another name by now.
+    fn to_write(&self) -> io::Result<&File> {
+        let Some(again) = &self.again else { return Ok(&self.file) };
+        if let Some(file) = again.get() {
+            return Ok(file);
+        }
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(again.get_or_init(|| file))
     }
 
     /// As much of `buf` as there is; how much that was.
@@ -53,7 +75,7 @@ impl DiskFile {
         told!(Op::Look);
         let mut done = 0;
         while done < buf.len() {
-            match self.0.read_at(&mut buf[done..], offset + done as u64) {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -66,28 +88,28 @@ impl DiskFile {
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
         if let Some((part, error)) = script::cut_short(bytes.len()) {
-            script::tell(Op::Write { file: &self.0, bytes: &bytes[..part], offset })?;
-            self.0.write_all_at(&bytes[..part], offset)?;
+            script::tell(Op::Write { file: &self.file, bytes: &bytes[..part], offset })?;
+            self.to_write()?.write_all_at(&bytes[..part], offset)?;
             return Err(error);
         }
-        told!(Op::Write { file: &self.0, bytes, offset });
-        self.0.write_all_at(bytes, offset)
+        told!(Op::Write { file: &self.file, bytes, offset });
+        self.to_write()?.write_all_at(bytes, offset)
     }
 
     pub fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     pub fn set_len(&self, length: u64) -> io::Result<()> {
-        told!(Op::SetLength { file: &self.0, length });
-        self.0.set_len(length)
+        told!(Op::SetLength { file: &self.file, length });
+        self.to_write()?.set_len(length)
     }
 
     /// The range reads as zeros, and its blocks are given back where the filesystem can.
     pub fn punch(&self, bytes: Range<u64>) -> io::Result<()> {
-        told!(Op::Punch { file: &self.0, bytes: bytes.clone() });
+        told!(Op::Punch { file: &self.file, bytes: bytes.clone() });
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.0, flags, bytes.start, bytes.end - bytes.start) {
+        match fallocate(self.to_write()?, flags, bytes.start, bytes.end - bytes.start) {
             Err(Errno::OPNOTSUPP) => self.zero(bytes),
             result => Ok(result?),
         }
@@ -100,7 +122,7 @@ impl DiskFile {
         let mut at = bytes.start;
         while at < end {
             let piece = (end - at).min(zeros.len() as u64);
-            self.0.write_all_at(&zeros[..piece as usize], at)?;
+            self.to_write()?.write_all_at(&zeros[..piece as usize], at)?;
             at += piece;
         }
         Ok(())
@@ -109,22 +131,22 @@ impl DiskFile {
     /// Room for the range; the file's length and content stay.
     pub fn allocate(&self, bytes: Range<u64>) -> io::Result<()> {
         told!(Op::Look);
-        Ok(fallocate(&self.0, FallocateFlags::KEEP_SIZE, bytes.start, bytes.end - bytes.start)?)
+        Ok(fallocate(self.to_write()?, FallocateFlags::KEEP_SIZE, bytes.start, bytes.end - bytes.start)?)
     }
 
     /// Returns when content and length are on disk.
     pub fn sync(&self) -> io::Result<()> {
-        told!(Op::Sync { file: &self.0 });
-        self.0.sync_data()
+        told!(Op::Sync { file: &self.file });
+        self.to_write()?.sync_data()
     }
 
     pub fn modified(&self) -> io::Result<SystemTime> {
-        self.0.metadata()?.modified()
+        self.file.metadata()?.modified()
     }
 
     pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
         told!(Op::Look);
-        self.0.set_modified(time)
+        self.to_write()?.set_modified(time)
     }
 
     /// The next data at or after `offset`; None where there is none any more.
@@ -139,7 +161,7 @@ impl DiskFile {
 
     fn seek(&self, to: SeekFrom) -> io::Result<Option<u64>> {
         told!(Op::Look);
-        match rustix::fs::seek(&self.0, to) {
+        match rustix::fs::seek(&self.file, to) {
             Ok(at) => Ok(Some(at)),
             Err(Errno::NXIO) => Ok(None),
             Err(e) => Err(e.into()),

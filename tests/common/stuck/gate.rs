@@ -12,6 +12,10 @@ pub enum Fault {
     Hangs(String),
     /// They can be read; to write, allocate or sync them is EIO.
     Fails(String),
+    /// Whatever changes anything is EROFS, and to open a file for it too.
+    ReadOnly,
+    /// To open them is EIO.
+    Unreadable(String),
 }
 
 #[derive(Default)]
@@ -35,6 +39,15 @@ impl Gate {
     pub fn fails(&self, path: &Path) -> bool {
         let shown = path.display().to_string();
         matches!(&*self.fault.lock().unwrap(), Some(Fault::Fails(end)) if shown.ends_with(end))
+    }
+
+    pub fn is_unreadable(&self, path: &Path) -> bool {
+        let shown = path.display().to_string();
+        matches!(&*self.fault.lock().unwrap(), Some(Fault::Unreadable(end)) if shown.ends_with(end))
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        *self.fault.lock().unwrap() == Some(Fault::ReadOnly)
     }
 
     /// Answers at once, or on a thread of its own when the file hangs no more.

@@ -70,6 +70,14 @@ impl Shown {
         FileHandle(handle)
     }
 
+    /// What a change of a file here is refused with.
+    fn refusal(&self, path: &Path) -> Option<io::Error> {
+        match self.gate.is_read_only() {
+            true => Some(erofs()),
+            false => self.gate.fails(path).then(eio),
+        }
+    }
+
     fn entry(&self, path: &Path, reply: ReplyEntry) {
         match self.attributes(path) {
             Ok(attributes) => reply.entry(&VALID, &attributes, Generation(0)),
@@ -103,6 +111,10 @@ fn attributes(number: u64, m: &fs::Metadata) -> FileAttr {
 
 fn eio() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
+}
+
+fn erofs() -> io::Error {
+    io::Error::from_raw_os_error(libc::EROFS)
 }
 
 fn done(result: io::Result<()>, reply: ReplyEmpty) {
@@ -153,6 +165,9 @@ impl Filesystem for Shown {
         reply: ReplyAttr,
     ) {
         let path = self.path(ino);
+        if self.gate.is_read_only() {
+            return reply.error(erofs().into());
+        }
         let change = {
             let path = path.clone();
             move || {
@@ -173,6 +188,9 @@ impl Filesystem for Shown {
 
     fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
         let path = self.child(parent, name);
+        if self.gate.is_read_only() {
+            return reply.error(erofs().into());
+        }
         match fs::DirBuilder::new().mode(mode & 0o7777).create(&path) {
             Ok(()) => self.entry(&path, reply),
             Err(e) => reply.error(e.into()),
@@ -180,6 +198,9 @@ impl Filesystem for Shown {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if self.gate.is_read_only() {
+            return reply.error(erofs().into());
+        }
         done(fs::remove_file(self.child(parent, name)), reply);
     }
 
@@ -193,6 +214,9 @@ impl Filesystem for Shown {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        if self.gate.is_read_only() {
+            return reply.error(erofs().into());
+        }
         let (from, to) = (self.child(parent, name), self.child(new_parent, new_name));
         let renamed = fs::rename(&from, &to);
         if renamed.is_ok() {
@@ -206,6 +230,12 @@ impl Filesystem for Shown {
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let path = self.path(ino);
         let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        if self.gate.is_unreadable(&path) {
+            return reply.error(eio().into());
+        }
+        if writes && self.gate.is_read_only() {
+            return reply.error(erofs().into());
+        }
         match OpenOptions::new().read(true).write(writes).open(&path) {
             Ok(file) => {
                 let handle = self.keep(ino, file);
@@ -226,6 +256,9 @@ impl Filesystem for Shown {
         reply: ReplyCreate,
     ) {
         let path = self.child(parent, name);
+        if self.gate.is_read_only() {
+            return reply.error(erofs().into());
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(mode & 0o7777);
         match options.open(&path).and_then(|file| Ok((file, self.attributes(&path)?))) {
@@ -276,12 +309,10 @@ impl Filesystem for Shown {
         reply: ReplyWrite,
     ) {
         let ((path, file), data) = (self.file(handle), data.to_vec());
-        let fails = self.gate.fails(&path);
-        self.gate.pass(&path, move || {
-            match if fails { Err(eio()) } else { file.write_all_at(&data, offset) } {
-                Ok(()) => reply.written(data.len() as u32),
-                Err(e) => reply.error(e.into()),
-            }
+        let refusal = self.refusal(&path);
+        self.gate.pass(&path, move || match refusal.map_or_else(|| file.write_all_at(&data, offset), Err) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(e) => reply.error(e.into()),
         });
     }
 
@@ -301,8 +332,8 @@ impl Filesystem for Shown {
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let path = self.file(handle).0;
-        let fails = self.gate.fails(&path);
-        self.gate.pass(&path, move || done(if fails { Err(eio()) } else { Ok(()) }, reply));
+        let refusal = self.refusal(&path);
+        self.gate.pass(&path, move || done(refusal.map_or(Ok(()), Err), reply));
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -333,11 +364,11 @@ impl Filesystem for Shown {
         reply: ReplyEmpty,
     ) {
         let (path, file) = self.file(handle);
-        let fails = self.gate.fails(&path);
+        let refusal = self.refusal(&path);
         self.gate.pass(&path, move || {
             let mode = FallocateFlags::from_bits_retain(mode as u32);
             let allocate = || fallocate(&*file, mode, offset, length).map_err(Into::into);
-            done(if fails { Err(eio()) } else { allocate() }, reply);
+            done(refusal.map_or_else(allocate, Err), reply);
         });
     }
 

@@ -57,7 +57,7 @@ impl Kernel {
         // What the dead one tidies up at its end is not found there any more.
         std::fs::rename(old, &new).unwrap();
         self.generation += 1;
-        let recorder = Recorder::take_over(&new.join("journal")).unwrap();
+        let recorder = Recorder::take_over(&new.join("journal"), 0).unwrap();
         let (socket, session, recovered) = serve(store, &new, self.options, recorder);
         drop(std::mem::replace(&mut self.socket, socket));
         let _ = std::mem::replace(&mut self.session, session).join();
