@@ -5,7 +5,7 @@
 //! lock         held with flock(2) for as long as a daemon serves
 //! mount.json   what is mounted where, and which processes hold and serve it
 //! journal      what a successor must know (journal.rs, engine/ledger.rs)
-//! views/       one to three files a view (overlay/files.rs)
+//! views/       two or three files a view (overlay/files.rs)
 //! holder       the socket at which the process that holds the mount can be asked (holder/door.rs)
 //! daemon.log   the log of a daemon in the background, unless told otherwise
 //! ```

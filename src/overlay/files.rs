@@ -1,12 +1,12 @@
 //! A view's own pages in two files of the state directory, or three where it has a name.
 //!
 //! ```text
-//! KEY.data     page p of the view at offset p * 4096; sparse (data_file.rs)
+//! KEY.data     page p of the view at offset p * 4096; sparse
 //! KEY.map      the record and the page states (map_file.rs)
 //! KEY.synced   the same, as it was last brought to disk (synced.rs); of views with a name
 //! ```
 //!
-//! A view exists if its map file does; it has no data file before its first page, unless it has a name. The kernel keeps what was written to them when this
+//! A view exists if its map file does. The kernel keeps what was written to them when this
 //! process dies. Nothing is mapped: on a full filesystem a write fails where a store to a
 //! mapping would kill.
 
@@ -18,8 +18,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
-use super::data_file::DataFile;
-use super::disk;
+use super::disk::{self, DiskFile};
 use super::map_file::MapFile;
 use super::synced::Synced;
 use super::{Backing, Extent, PAGE, PageMap, Record, State};
@@ -27,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::steps::step;
 
 pub struct ViewFiles {
-    data: DataFile,
+    data: DiskFile,
     map: MapFile,
     synced: Option<Synced>,
     /// It belongs to one open node now, and goes with it.
@@ -63,20 +62,16 @@ impl ViewFiles {
     pub fn create(directory: &Path, key: &str, record: Record, lasts: Lasts) -> Result<Self> {
         let paths = Paths::new(directory, key);
         let context = |e: io::Error| Error::io(format!("{}: cannot create a view", paths.map.display()), e);
-        let make = || match lasts {
-            Lasts::Yes => {
-                let data = DataFile::create(&paths.data).map_err(context)?;
-                let map = MapFile::create(&paths.new, record)?;
-                let synced = Synced::create(&paths.synced, &map)?;
-                // A map that is not whole must not be found: it gets its name when it is.
-                disk::rename(&paths.new, &paths.map).map_err(context)?;
-                Ok(Self::over(data, map, Some(synced)))
-            }
-            // Nobody looks for it before its OPEN is on record.
-            Lasts::No => {
-                let map = MapFile::create(&paths.map, record)?;
-                Ok(Self::over(DataFile::later(&paths.data), map, None))
-            }
+        let make = || {
+            let data = DiskFile::create(&paths.data).map_err(context)?;
+            let map = MapFile::create(&paths.new, record)?;
+            let synced = match lasts {
+                Lasts::Yes => Some(Synced::create(&paths.synced, &map)?),
+                Lasts::No => None,
+            };
+            // A map that is not whole must not be found: it gets its name when it is.
+            disk::rename(&paths.new, &paths.map).map_err(context)?;
+            Ok(Self::over(data, map, synced))
         };
         let gone = |error: Error| match error.errno() {
             // A VMM that hears ENOENT of what it was shown would try to make it, for ever.
@@ -106,13 +101,15 @@ impl ViewFiles {
         let mut pages = map.pages().map_err(context)?;
         let size = map.record().extent.size;
         pages.truncate(size.div_ceil(PAGE));
-        let data = match DataFile::open(&paths.data) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && pages.private() == 0 => match (lasts, found) {
-                (Lasts::No, _) => Ok(DataFile::later(&paths.data)),
-                // Its name may not have reached the disk, nor anything that it would be needed for.
-                (Lasts::Yes, Found::AfterRestart) => DataFile::create(&paths.data),
-                (Lasts::Yes, _) => Err(e),
-            },
+        let data = match DiskFile::open(&paths.data) {
+            // Its name may not have reached the disk, nor anything that it would be needed for.
+            Err(e)
+                if e.kind() == io::ErrorKind::NotFound
+                    && found == Found::AfterRestart
+                    && pages.private() == 0 =>
+            {
+                DiskFile::create(&paths.data)
+            }
             opened => opened,
         };
         let data = data.map_err(context)?;
@@ -136,7 +133,7 @@ impl ViewFiles {
         Ok(Some((files, pages)))
     }
 
-    fn over(data: DataFile, map: MapFile, synced: Option<Synced>) -> Self {
+    fn over(data: DiskFile, map: MapFile, synced: Option<Synced>) -> Self {
         Self { data, map, synced, is_discarded: AtomicBool::new(false), is_unsure: AtomicBool::new(false) }
     }
 
@@ -151,7 +148,7 @@ impl ViewFiles {
             synced.begin_boot()?;
         }
         synced.note_chunks(pages.differing(&synced.file().pages()?));
-        if found == Found::Unsynced { synced.follow(&self.map, self.data.made()?) } else { Ok(()) }
+        if found == Found::Unsynced { synced.follow(&self.map, &self.data) } else { Ok(()) }
     }
 
     pub fn record(&self) -> Record {
@@ -166,7 +163,7 @@ impl ViewFiles {
 
     /// When the view was last written.
     pub fn mtime(&self) -> SystemTime {
-        self.data.modified().or_else(|| self.map.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+        self.data.modified().unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     pub fn change_record(&self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
@@ -193,7 +190,7 @@ impl ViewFiles {
             self.map.change_record(|_| {})?;
             self.map.sync()?;
         }
-        synced.follow(&self.map, self.data.made()?)
+        synced.follow(&self.map, &self.data)
     }
 
     fn lasting(&self) -> Option<&Synced> {
@@ -202,15 +199,14 @@ impl ViewFiles {
 
     /// Gives back what no state claims: data that came to disk without its state.
     fn give_back_unclaimed(&self, pages: &PageMap) -> io::Result<()> {
-        let file = self.data.made()?;
         let mut at = 0;
-        while let Some(data) = file.next_data(at)? {
-            let end = file.next_hole(data)?.unwrap_or(data + PAGE);
+        while let Some(data) = self.data.next_data(at)? {
+            let end = self.data.next_hole(data)?.unwrap_or(data + PAGE);
             let mut page = data / PAGE;
             while page * PAGE < end {
                 let (state, stop) = pages.run(page, end.div_ceil(PAGE));
                 if state != State::Private {
-                    file.punch(page * PAGE..stop * PAGE)?;
+                    self.data.punch(page * PAGE..stop * PAGE)?;
                 }
                 page = stop;
             }
@@ -222,7 +218,9 @@ impl ViewFiles {
 
 impl Backing for ViewFiles {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.data.read_at(buf, offset)
+        let read = self.data.read_at(buf, offset)?;
+        buf[read..].fill(0);
+        Ok(())
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -243,7 +241,7 @@ impl Backing for ViewFiles {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.data.cut(size)
+        if self.data.len()? > size { self.data.set_len(size) } else { Ok(()) }
     }
 
     fn keep_pages(&self, first: u64, words: &[u64]) -> io::Result<()> {

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
@@ -70,11 +69,6 @@ impl MapFile {
 
     pub fn record(&self) -> Record {
         self.copies.lock().copy.record.clone()
-    }
-
-    /// When it was written last: by the clock.
-    pub fn modified(&self) -> Option<SystemTime> {
-        self.file.modified().ok()
     }
 
     /// When it was written last: in which start of the machine.

