@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::mount;
 use crate::name::printable;
+use crate::plain;
 
 pub struct StateDirectory {
     path: PathBuf,
@@ -164,11 +165,9 @@ const DESCRIPTION: u64 = 64 << 10;
 
 /// It may be another user's directory, who must not be able to make its reader wait.
 fn read_description(path: &Path) -> Option<Mounted> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
-    let file = options.open(path.join("mount.json")).ok()?;
+    let file = plain::open(&path.join("mount.json"), false).ok()?;
     let mut text = Vec::new();
-    file.metadata().ok()?.is_file().then(|| file.take(DESCRIPTION).read_to_end(&mut text).ok())??;
+    file.take(DESCRIPTION).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 

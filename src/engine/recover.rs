@@ -96,7 +96,8 @@ impl<P: Fn(&Content, u32) + Send + Sync + 'static> Taking<P> {
 impl Engine {
     /// Before the first request. What cannot be taken over is reported and left alone; whoever has it
     /// open gets errors, and all others are served. What waits for a file is taken over when that
-    /// answers, and what cannot be read now when it can. `passed` is told of each content that the kernel moves by itself, and under which name.
+    /// answers, and what cannot be read now when it can. `passed` is told of each content that the
+    /// kernel moves by itself, and under which name.
     pub fn recover(
         self: &Arc<Self>,
         kept: Kept,
