@@ -40,6 +40,11 @@ pub trait Subject {
         0
     }
 
+    /// Is a view other than the first only where pages of the ones before it were touched?
+    fn learns(&self) -> bool {
+        false
+    }
+
     /// Called at the end of an unmeasured run, while its views are still open.
     fn dwell(&self) {}
 

@@ -212,6 +212,10 @@ impl Subject for Templatefs {
         self.open(template).map(drop)
     }
 
+    fn learns(&self) -> bool {
+        self.mode.warm
+    }
+
     fn dwell(&self) {
         if self.mode.warm {
             sleep(SEEN);
