@@ -8,7 +8,7 @@ use super::open::{Access, Plane};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
 use crate::pins::Authored;
-use crate::store::Found;
+use crate::store::{Found, Identity, Metadata};
 
 impl Engine {
     pub(super) fn open_template(
@@ -18,15 +18,16 @@ impl Engine {
         template: &TemplateRef,
         access: Access,
     ) -> Result<(Content, Plane)> {
-        let Found::Template(metadata, _) = self.store.find(&template.path)? else {
-            return Err(Error::Stale(format!("{}: it became a directory", template.path.display())));
-        };
+        let (metadata, identity) = self.find_template(template)?;
         for (wanted, right) in [(access.read, READ), (access.write, WRITE)] {
             if wanted {
                 self.check(caller, &template.path, &metadata, right)?;
             }
         }
-        let authored = self.author_locked(node, template)?;
+        let authored = match node.content().0 {
+            Some(Content::Authored(authored)) => authored,
+            _ => self.author_found(template, &metadata, &identity)?,
+        };
         let content = Content::Authored(authored);
         node.state.lock().content = Some(content.clone());
         Ok((content, Plane::Cached { keep: false }))
@@ -37,17 +38,29 @@ impl Engine {
             return Err(Error::ReadOnly(format!("node {}: not a template", node.id)));
         };
         let _opening = node.opening.lock();
-        self.author_locked(node, template)
-    }
-
-    fn author_locked(&self, node: &Node, template: &TemplateRef) -> Result<Arc<Authored>> {
         if let Some(Content::Authored(authored)) = node.content().0 {
             return Ok(authored);
         }
+        let (metadata, identity) = self.find_template(template)?;
+        self.author_found(template, &metadata, &identity)
+    }
+
+    fn find_template(&self, template: &TemplateRef) -> Result<(Metadata, Identity)> {
+        match self.store.find(&template.path)? {
+            Found::Template(metadata, identity) => Ok((metadata, identity)),
+            Found::Directory(..) => {
+                Err(Error::Stale(format!("{}: it became a directory", template.path.display())))
+            }
+        }
+    }
+
+    fn author_found(
+        &self,
+        template: &TemplateRef,
+        metadata: &Metadata,
+        identity: &Identity,
+    ) -> Result<Arc<Authored>> {
         let shown = template.path.display();
-        let Found::Template(metadata, identity) = self.store.find(&template.path)? else {
-            return Err(Error::Stale(format!("{shown}: it became a directory")));
-        };
         // The kernel leaves it to a filesystem to drop these bits at a write (fuse/xattr.rs).
         if metadata.mode & 0o6000 != 0 {
             return Err(Error::Denied(format!(
@@ -57,12 +70,12 @@ impl Engine {
         if identity.file() != template.identity.file() {
             return Err(Error::Stale(format!("{shown}: the template was replaced; open it again")));
         }
-        if let Some(view) = self.views.any_of(&identity) {
+        if let Some(view) = self.views.any_of(identity) {
             return Err(Error::InUse(format!(
                 "{shown}: view {view} was made from this template and fits no other; discard it first, or write a new \
                  file and rename it over this one"
             )));
         }
-        self.pins.author(self.store.as_ref(), &template.path, &identity)
+        self.pins.author(self.store.as_ref(), &template.path, identity)
     }
 }
