@@ -3,20 +3,20 @@
 mod values;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use log::LevelFilter;
 
-use crate::cli::MountArgs;
+use crate::cli::{MountArgs, MountOptions};
 use crate::engine::{Limits, Options};
 use crate::error::{Error, Result};
 use crate::listen::Address;
 use crate::manifest::Fact;
-use crate::mount_options::{self, MountOption};
+use crate::mount_options;
 use crate::rules::Backing;
 use values::{
-    absolute, backing, default_threads, facts, few, log_level, number, ratio, read_ahead, size, threads,
-    words,
+    absolute, address, backing, default_threads, facts, few, log_level, number, ratio, read_ahead, size,
+    threads, words,
 };
 
 /// What a mount is to be. The paths are absolute but need not exist: a daemon leaves the
@@ -96,38 +96,38 @@ impl MountConfig {
     /// # Errors
     /// `Error::Invalid`, naming the option.
     pub fn from_args(args: MountArgs) -> Result<Self> {
-        let mut given = Given::default();
-        for option in from_flags(&args) {
-            given.take(option)?;
+        let mut given = Given(vec![args.options]);
+        for text in &args.fstab_options {
+            given.0.extend(mount_options::parse(text)?);
         }
-        for text in &args.options {
-            for option in mount_options::parse(text)? {
-                given.take(option)?;
-            }
+        macro_rules! value {
+            ($option:ident, $read:expr) => {
+                given.value(stringify!($option), |options| options.$option.as_deref(), $read)?
+            };
         }
         Ok(Self {
             store: absolute("STORE", &args.store)?,
             mountpoint: absolute("MOUNTPOINT", &args.mountpoint)?,
-            state_dir: given.state_dir,
-            allow_other: given.allow_other,
-            allow_template_writes: given.allow_template_writes,
-            foreground: given.foreground,
-            nonempty: given.nonempty,
-            threads: given.threads.unwrap_or_else(default_threads),
-            log_level: given.log_level.unwrap_or(LevelFilter::Info),
-            log_file: given.log_file,
-            metrics_listen: given.metrics_listen,
-            backing: given.backing.unwrap_or_default(),
-            pool: given.pool.unwrap_or(0),
-            warm: given.warm.unwrap_or(0),
-            read_ahead: given.read_ahead,
-            policy: given.policy,
-            require: given.require.unwrap_or_default(),
-            budget: given.budget,
-            overcommit: given.overcommit.unwrap_or(Self::THOUSANDTHS),
-            max_private: given.max_private,
-            max_views_per_user: given.max_views_per_user,
-            max_nodes_per_user: given.max_nodes_per_user,
+            allow_other: given.has(|options| options.allow_other),
+            allow_template_writes: given.has(|options| options.allow_template_writes),
+            foreground: given.has(|options| options.foreground),
+            nonempty: given.has(|options| options.nonempty),
+            threads: value!(threads, threads).unwrap_or_else(default_threads),
+            log_level: value!(log_level, log_level).unwrap_or(LevelFilter::Info),
+            log_file: value!(log_file, absolute),
+            state_dir: value!(state_dir, absolute),
+            metrics_listen: value!(metrics_listen, address),
+            backing: value!(backing, backing).unwrap_or_default(),
+            pool: value!(pool, few).unwrap_or(0),
+            warm: value!(warm, few).unwrap_or(0),
+            read_ahead: value!(read_ahead, read_ahead),
+            policy: value!(policy, absolute),
+            require: value!(require, facts).unwrap_or_default(),
+            budget: value!(budget, size),
+            overcommit: value!(overcommit, ratio).unwrap_or(Self::THOUSANDTHS),
+            max_private: value!(max_private, size),
+            max_views_per_user: value!(max_views_per_user, number),
+            max_nodes_per_user: value!(max_nodes_per_user, number),
         })
     }
 }
@@ -170,118 +170,32 @@ impl MountConfig {
     }
 }
 
-/// The long options as the words of `-o`, so that there is one meaning.
-fn from_flags(args: &MountArgs) -> impl Iterator<Item = MountOption> {
-    let path = |path: &Option<PathBuf>| path.clone().map(OsString::from);
-    [
-        args.allow_other.then_some(MountOption::AllowOther),
-        args.allow_template_writes.then_some(MountOption::AllowTemplateWrites),
-        args.foreground.then_some(MountOption::Foreground),
-        args.nonempty.then_some(MountOption::Nonempty),
-        args.threads.clone().map(MountOption::Threads),
-        args.log_level.clone().map(MountOption::LogLevel),
-        path(&args.log_file).map(MountOption::LogFile),
-        path(&args.state_dir).map(MountOption::StateDir),
-        path(&args.policy).map(MountOption::Policy),
-        args.require.clone().map(MountOption::Require),
-        args.budget.clone().map(MountOption::Budget),
-        args.overcommit.clone().map(MountOption::Overcommit),
-        args.max_private.clone().map(MountOption::MaxPrivate),
-        args.max_views_per_user.clone().map(MountOption::MaxViewsPerUser),
-        args.max_nodes_per_user.clone().map(MountOption::MaxNodesPerUser),
-        args.metrics_listen.clone().map(MountOption::MetricsListen),
-        args.backing.clone().map(MountOption::Backing),
-        args.pool.clone().map(MountOption::Pool),
-        args.warm.clone().map(MountOption::Warm),
-        args.read_ahead.clone().map(MountOption::ReadAhead),
-    ]
-    .into_iter()
-    .flatten()
-}
-
-#[derive(Default)]
-struct Given {
-    state_dir: Option<PathBuf>,
-    allow_other: bool,
-    allow_template_writes: bool,
-    foreground: bool,
-    nonempty: bool,
-    threads: Option<usize>,
-    log_level: Option<LevelFilter>,
-    log_file: Option<PathBuf>,
-    metrics_listen: Option<Address>,
-    backing: Option<Backing>,
-    pool: Option<usize>,
-    warm: Option<usize>,
-    read_ahead: Option<u64>,
-    policy: Option<PathBuf>,
-    require: Option<Vec<Fact>>,
-    budget: Option<u64>,
-    overcommit: Option<u64>,
-    max_private: Option<u64>,
-    max_views_per_user: Option<u64>,
-    max_nodes_per_user: Option<u64>,
-}
+/// What was given, where it was given.
+struct Given(Vec<MountOptions>);
 
 impl Given {
-    fn take(&mut self, option: MountOption) -> Result<()> {
-        match option {
-            MountOption::AllowOther => self.allow_other = true,
-            MountOption::AllowTemplateWrites => self.allow_template_writes = true,
-            MountOption::Foreground => self.foreground = true,
-            MountOption::Nonempty => self.nonempty = true,
-            MountOption::Threads(text) => once(&mut self.threads, "threads", threads(&text)?)?,
-            MountOption::LogLevel(text) => once(&mut self.log_level, "log_level", log_level(&text)?)?,
-            MountOption::LogFile(path) => {
-                once(&mut self.log_file, "log_file", absolute("log_file", Path::new(&path))?)?;
-            }
-            MountOption::StateDir(path) => {
-                once(&mut self.state_dir, "state_dir", absolute("state_dir", Path::new(&path))?)?;
-            }
-            MountOption::Budget(text) => once(&mut self.budget, "budget", size("budget", &text)?)?,
-            MountOption::Overcommit(text) => once(&mut self.overcommit, "overcommit", ratio(&text)?)?,
-            MountOption::MaxPrivate(text) => {
-                once(&mut self.max_private, "max_private", size("max_private", &text)?)?;
-            }
-            MountOption::MaxViewsPerUser(text) => {
-                once(
-                    &mut self.max_views_per_user,
-                    "max_views_per_user",
-                    number("max_views_per_user", &text)?,
-                )?;
-            }
-            MountOption::MaxNodesPerUser(text) => {
-                once(
-                    &mut self.max_nodes_per_user,
-                    "max_nodes_per_user",
-                    number("max_nodes_per_user", &text)?,
-                )?;
-            }
-            MountOption::Policy(path) => {
-                once(&mut self.policy, "policy", absolute("policy", Path::new(&path))?)?;
-            }
-            MountOption::Require(text) => once(&mut self.require, "require", facts(&text)?)?,
-            MountOption::MetricsListen(text) => {
-                once(&mut self.metrics_listen, "metrics_listen", Address::parse(&text)?)?;
-            }
-            MountOption::Backing(text) => once(&mut self.backing, "backing", backing(&text)?)?,
-            MountOption::ReadAhead(text) => once(&mut self.read_ahead, "read_ahead", read_ahead(&text)?)?,
-            MountOption::Pool(text) => once(&mut self.pool, "pool", few("pool", &text)?)?,
-            MountOption::Warm(text) => once(&mut self.warm, "warm", few("warm", &text)?)?,
-        }
-        Ok(())
+    fn has(&self, switch: fn(&MountOptions) -> bool) -> bool {
+        self.0.iter().any(switch)
     }
-}
 
-fn once<T: PartialEq>(slot: &mut Option<T>, option: &str, value: T) -> Result<()> {
-    match slot {
-        Some(earlier) if *earlier != value => {
-            Err(Error::Invalid(format!("{option} is given twice with different values: keep one")))
+    /// What the texts of an option say, which `read` is told the name of.
+    fn value<Raw: ?Sized, T: PartialEq>(
+        &self,
+        option: &str,
+        raw: fn(&MountOptions) -> Option<&Raw>,
+        read: impl Fn(&str, &Raw) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let mut said = None;
+        for text in self.0.iter().filter_map(raw) {
+            let value = read(option, text)?;
+            if said.as_ref().is_some_and(|earlier| *earlier != value) {
+                return Err(Error::Invalid(format!(
+                    "{option} is given twice with different values: keep one"
+                )));
+            }
+            said = Some(value);
         }
-        _ => {
-            *slot = Some(value);
-            Ok(())
-        }
+        Ok(said)
     }
 }
 

@@ -1,38 +1,16 @@
-//! The text behind `-o` becomes typed options. Pure.
+//! The text behind `-o` becomes options of the command line, whose definition says which there are. Pure.
 //!
 //! The syntax is libfuse's (lib/fuse_opt.c): commas separate, a backslash takes the next byte as
 //! it is, and a backslash with three octal digits is that byte.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
+use clap::{Args, Command, FromArgMatches};
+
+use crate::cli::MountOptions;
 use crate::error::{Error, Result};
 use crate::name::printable;
-
-/// One option that means something here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MountOption {
-    AllowOther,
-    AllowTemplateWrites,
-    Foreground,
-    Nonempty,
-    Threads(String),
-    LogLevel(String),
-    LogFile(OsString),
-    StateDir(OsString),
-    Policy(OsString),
-    Require(String),
-    Budget(String),
-    Overcommit(String),
-    MaxPrivate(String),
-    MaxViewsPerUser(String),
-    MaxNodesPerUser(String),
-    MetricsListen(String),
-    Backing(String),
-    Pool(String),
-    Warm(String),
-    ReadAhead(String),
-}
 
 /// Words that say what a mount of templatefs is anyway, or that are for mount(8) and systemd.
 ///
@@ -69,74 +47,62 @@ const IGNORED: [&[u8]; 24] = [
 /// The same with a value.
 const IGNORED_KEYS: [&[u8]; 4] = [b"fsname", b"subtype", b"comment", b"user"];
 
-/// The options in the text of one `-o`. Empty ones are skipped, as libfuse does.
-pub fn parse(text: &OsStr) -> Result<Vec<MountOption>> {
+/// The options in the text of one `-o`, each by itself. Empty ones are skipped, as libfuse does.
+pub fn parse(text: &OsStr) -> Result<Vec<MountOptions>> {
     let words = split(text.as_bytes());
     words.iter().filter(|word| !word.is_empty()).filter_map(|word| option(word).transpose()).collect()
 }
 
-fn option(word: &[u8]) -> Result<Option<MountOption>> {
+fn option(word: &[u8]) -> Result<Option<MountOptions>> {
     let (key, value) = match word.iter().position(|b| *b == b'=') {
         Some(at) => (&word[..at], Some(&word[at + 1..])),
         None => (word, None),
     };
-    let option = match key {
-        b"allow_other" => flag(word, value, MountOption::AllowOther)?,
-        b"allow_template_writes" => flag(word, value, MountOption::AllowTemplateWrites)?,
-        b"foreground" => flag(word, value, MountOption::Foreground)?,
-        b"nonempty" => flag(word, value, MountOption::Nonempty)?,
-        b"threads" => MountOption::Threads(text(key, value)?),
-        b"log_level" => MountOption::LogLevel(text(key, value)?),
-        b"log_file" => MountOption::LogFile(path(key, value)?),
-        b"state_dir" => MountOption::StateDir(path(key, value)?),
-        b"budget" => MountOption::Budget(text(key, value)?),
-        b"overcommit" => MountOption::Overcommit(text(key, value)?),
-        b"max_private" => MountOption::MaxPrivate(text(key, value)?),
-        b"max_views_per_user" => MountOption::MaxViewsPerUser(text(key, value)?),
-        b"max_nodes_per_user" => MountOption::MaxNodesPerUser(text(key, value)?),
-        b"policy" => MountOption::Policy(path(key, value)?),
-        b"require" => MountOption::Require(text(key, value)?),
-        b"metrics_listen" => MountOption::MetricsListen(text(key, value)?),
-        b"backing" => MountOption::Backing(text(key, value)?),
-        b"pool" => MountOption::Pool(text(key, value)?),
-        b"warm" => MountOption::Warm(text(key, value)?),
-        b"read_ahead" => MountOption::ReadAhead(text(key, value)?),
-        b"ro" => {
-            return Err(refused(
-                "ro",
-                "a private view must be writable; a path without a query is read-only as it is: leave ro out",
-            ));
-        }
-        b"exec" => return Err(refused("exec", "a mount of templatefs is always noexec: leave exec out")),
-        _ if is_ignored(word, key, value) => return Ok(None),
-        _ => return Err(refused(&printable(word), "unknown option; `templatefs mount --help` lists them")),
+    match key {
+        b"ro" => Err(refused(
+            "ro",
+            "a private view must be writable; a path without a query is read-only as it is: leave ro out",
+        )),
+        b"exec" => Err(refused("exec", "a mount of templatefs is always noexec: leave exec out")),
+        _ if is_ignored(word, key, value) => Ok(None),
+        _ => as_argument(word, key, value).map(Some),
+    }
+}
+
+/// What the long option that `key` names says with `value`.
+fn as_argument(word: &[u8], key: &[u8], value: Option<&[u8]>) -> Result<MountOptions> {
+    let command = MountOptions::augment_args(Command::new("mount").no_binary_name(true));
+    let is_named = |long: &str| !key.contains(&b'-') && long.replace('-', "_").as_bytes() == key;
+    let argument = command.get_arguments().find(|argument| argument.get_long().is_some_and(is_named));
+    let Some((argument, long)) = argument.and_then(|found| Some((found, found.get_long()?))) else {
+        return Err(refused(&printable(word), "unknown option; `templatefs mount --help` lists them"));
     };
-    Ok(Some(option))
+    let mut text = OsString::from(format!("--{long}"));
+    match (argument.get_action().takes_values(), value) {
+        (false, None) => {}
+        (false, Some(_)) => return Err(refused(&printable(word), "this option takes no value")),
+        (true, Some(value)) if !value.is_empty() => {
+            text.push("=");
+            text.push(OsStr::from_bytes(value));
+        }
+        (true, _) => {
+            let key = printable(key);
+            return Err(refused(&key, &format!("a value is missing: write {key}=VALUE")));
+        }
+    }
+    let read = command.try_get_matches_from([text]).and_then(|found| MountOptions::from_arg_matches(&found));
+    read.map_err(|error| refused(&printable(word), &in_one_line(&error)))
+}
+
+/// What clap found wrong, without the usage that follows.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    printable(lines.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").as_bytes())
 }
 
 fn is_ignored(word: &[u8], key: &[u8], value: Option<&[u8]>) -> bool {
     IGNORED.contains(&word) || (value.is_some() && IGNORED_KEYS.contains(&key)) || word.starts_with(b"x-")
-}
-
-fn flag(word: &[u8], value: Option<&[u8]>, option: MountOption) -> Result<MountOption> {
-    match value {
-        None => Ok(option),
-        Some(_) => Err(refused(&printable(word), "this option takes no value")),
-    }
-}
-
-fn text(key: &[u8], value: Option<&[u8]>) -> Result<String> {
-    path(key, value).map(|value| printable(value.as_bytes()))
-}
-
-fn path(key: &[u8], value: Option<&[u8]>) -> Result<OsString> {
-    match value {
-        Some(value) if !value.is_empty() => Ok(OsString::from_vec(value.to_vec())),
-        _ => {
-            let key = printable(key);
-            Err(refused(&key, &format!("a value is missing: write {key}=VALUE")))
-        }
-    }
 }
 
 fn refused(option: &str, why: &str) -> Error {
@@ -172,10 +138,12 @@ fn split(text: &[u8]) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(text: &str) -> Vec<MountOption> {
+    fn parsed(text: &str) -> Vec<MountOptions> {
         parse(OsStr::new(text)).expect(text)
     }
 
@@ -184,31 +152,32 @@ mod tests {
     }
 
     #[test]
-    fn every_option_has_its_word() {
-        use MountOption::*;
-        assert_eq!(
-            parsed("allow_other,allow_template_writes,foreground,nonempty,threads=4,log_level=warn"),
-            [
-                AllowOther,
-                AllowTemplateWrites,
-                Foreground,
-                Nonempty,
-                Threads("4".into()),
-                LogLevel("warn".into())
-            ]
-        );
-        assert_eq!(parsed("metrics_listen=[::1]:0"), [MetricsListen("[::1]:0".into())]);
-        assert_eq!(parsed("log_file=/l,state_dir=/s=1"), [LogFile("/l".into()), StateDir("/s=1".into())]);
+    fn every_option_of_the_command_line_has_its_word() {
+        let command = MountOptions::augment_args(Command::new("mount"));
+        for argument in command.get_arguments() {
+            let word = argument.get_long().unwrap().replace('-', "_");
+            let value =
+                argument.get_possible_values().first().map_or("7".into(), |one| one.get_name().to_owned());
+            let text = if argument.get_action().takes_values() { format!("{word}={value}") } else { word };
+            let options = parsed(&text);
+            assert!(options.len() == 1 && options[0] != MountOptions::default(), "{text}");
+        }
+        let paths = MountOptions { state_dir: Some("/s=1".into()), ..MountOptions::default() };
+        assert_eq!(parsed("state_dir=/s=1"), [paths]);
+        let foreground = MountOptions { foreground: true, ..MountOptions::default() };
+        assert_eq!(parsed("foreground,foreground"), [foreground.clone(), foreground]);
     }
 
     #[test]
     fn a_comma_in_a_value_is_escaped_as_libfuse_does() {
-        let dir = |path: &str| vec![MountOption::StateDir(path.into())];
+        let dir = |path: &str| [MountOptions { state_dir: Some(path.into()), ..MountOptions::default() }];
         assert_eq!(parsed(r"state_dir=/a\,b"), dir("/a,b"));
         assert_eq!(parsed(r"state_dir=/a\054b\040c"), dir("/a,b c"));
         assert_eq!(parsed(r"state_dir=/a\\b"), dir(r"/a\b"));
         assert_eq!(parsed(r"state_dir=/a\"), dir(r"/a\"));
         assert_eq!(parsed(r"state_dir=/a\\,allow_other").len(), 2);
+        let bytes = parse(OsStr::from_bytes(b"state_dir=/\xff")).unwrap();
+        assert_eq!(bytes[0].state_dir.as_ref().unwrap().as_os_str().as_bytes(), b"/\xff");
     }
 
     /// What mount.fuse3 hands over for `defaults,user,x-systemd.automount`, and more of its kind.
@@ -230,7 +199,12 @@ mod tests {
             ("size=1G", "-o size=1G: unknown option"),
             ("fsname", "-o fsname: unknown option"),
             ("allow_other=1", "-o allow_other=1: this option takes no value"),
+            ("allow-other", "-o allow-other: unknown option"),
+            ("detached", "-o detached: unknown option"),
+            ("help", "-o help: unknown option"),
             ("threads", "-o threads: a value is missing"),
+            ("log_level=off", "-o log_level=off: invalid value"),
+            ("log_level=a\nb", "-o log_level=a\\nb: "),
             ("state_dir=", "-o state_dir: a value is missing"),
             ("a\nb", "-o a\\nb: unknown option"),
         ] {
@@ -243,10 +217,9 @@ mod tests {
         #[test]
         fn an_escaped_value_comes_back(value in "[a-z,\\\\ /0-7]{1,20}") {
             let escaped = value.replace('\\', r"\\").replace(',', r"\,");
-            prop_assert_eq!(
-                parsed(&format!("log_file={escaped},nonempty")),
-                [MountOption::LogFile(value.into()), MountOption::Nonempty]
-            );
+            let options = parsed(&format!("log_file={escaped},nonempty"));
+            prop_assert_eq!(options[0].log_file.as_ref().unwrap(), &PathBuf::from(value));
+            prop_assert!(options.len() == 2 && options[1].nonempty);
         }
 
         #[test]

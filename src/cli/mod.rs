@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use about::{CompletionsArgs, DemoArgs, ManArgs};
 pub use costs::{MapArgs, ProfileArgs, TopArgs, ViewsArgs};
 pub use daemon::{BrokerArgs, PageCacheArgs, RescueArgs, ServeArgs, WarmArgs};
-pub use mount::{MountArgs, UmountArgs, UpgradeArgs};
+pub use mount::{MountArgs, MountOptions, UmountArgs, UpgradeArgs};
 pub use paths::{DiscardArgs, LsArgs, ResolveArgs};
 pub use templates::{AboutTemplate, CaptureArgs, ImportArgs, RmArgs, Then, VerifyArgs};
 pub use views::{CommitArgs, DiffArgs, ExportArgs, ExportFormat, ForkArgs};
@@ -133,16 +133,16 @@ mod tests {
             let args = mount(words);
             assert_eq!(args.store, PathBuf::from(words[0]));
             assert_eq!(args.mountpoint, PathBuf::from("/mnt/t"));
-            assert_eq!(args.options.is_empty(), words.len() == 2);
+            assert_eq!(args.fstab_options.is_empty(), words.len() == 2);
         }
-        assert_eq!(mount(&["/s", "/m", "-o", "a", "-ob"]).options, ["a", "b"]);
+        assert_eq!(mount(&["/s", "/m", "-o", "a", "-ob"]).fstab_options, ["a", "b"]);
     }
 
     #[test]
     fn what_is_a_command_stays_one() {
         assert!(matches!(parse(&["ls", "/srv/t"]), Ok(Command::Ls(_))));
         assert!(matches!(parse(&["discard", "/mnt/t", "web-1"]), Ok(Command::Discard(_))));
-        assert!(mount(&["mount", "-f", "/s", "/m"]).foreground);
+        assert!(mount(&["mount", "-f", "/s", "/m"]).options.foreground);
         for (words, kind) in [
             (&["resovle", "x?rom=off"][..], clap::error::ErrorKind::InvalidSubcommand),
             (&["--help"], clap::error::ErrorKind::DisplayHelp),

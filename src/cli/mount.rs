@@ -7,16 +7,30 @@ use clap::Args;
 
 /// Mount a store of templates.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "With -o the same options are written allow_other, allow_template_writes, \
-                        foreground, nonempty, threads=N, log_level=LEVEL, log_file=PATH, \
-                        state_dir=DIR, metrics_listen=ADDR, backing=BACKING, pool=N, warm=N, read_ahead=KIB, policy=FILE, require=FACTS, budget=SIZE, overcommit=RATIO, max_private=SIZE, max_views_per_user=N and max_nodes_per_user=N; a comma in a value is written `\\,` there. The usual words of \
-                        fstab are accepted; ro, exec and what is unknown are errors.\n\n\
-                        Example:\n  templatefs mount --allow-other /srv/templates /mnt/t")]
+#[command(
+    after_help = "With -o the same options are written with `_` for `-`: threads=4,allow_other. A comma in \
+                        a value is written `\\,` there. The usual words of fstab are accepted; ro, exec \
+                        and what is unknown are errors.\n\n\
+                        Example:\n  templatefs mount --allow-other /srv/templates /mnt/t"
+)]
 pub struct MountArgs {
     /// Directory tree that holds the templates
     pub store: PathBuf,
     /// Directory to mount on
     pub mountpoint: PathBuf,
+    #[command(flatten)]
+    pub options: MountOptions,
+    /// Options as in fstab, separated by commas; may be repeated
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub fstab_options: Vec<OsString>,
+    /// The daemon that `mount` started, which reports on stdout
+    #[arg(long, hide = true)]
+    pub detached: bool,
+}
+
+/// What may also stand behind `-o`, as src/mount_options.rs reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct MountOptions {
     /// Let other users reach the mount, each with their own rights
     #[arg(long)]
     pub allow_other: bool,
@@ -87,12 +101,6 @@ pub struct MountArgs {
     /// vmgenid,no-machine-id; EACCES else
     #[arg(long, value_name = "FACT,...")]
     pub require: Option<String>,
-    /// Options as in fstab, separated by commas; may be repeated
-    #[arg(short = 'o', value_name = "OPTIONS")]
-    pub options: Vec<OsString>,
-    /// The daemon that `mount` started, which reports on stdout
-    #[arg(long, hide = true)]
-    pub detached: bool,
 }
 
 /// Let another version of templatefs serve a mount, while it is in use.

@@ -1,4 +1,4 @@
-//! The value of an option, from its text. Each error names the option.
+//! The value of an option, from its name and text. Each error names the option.
 
 use std::path::{Path, PathBuf};
 
@@ -7,31 +7,32 @@ use log::LevelFilter;
 
 use super::MountConfig;
 use crate::error::{Error, Result};
+use crate::listen::Address;
 use crate::manifest::Fact;
 use crate::name::printable;
 use crate::rules::Backing;
 
-pub fn threads(text: &str) -> Result<usize> {
+pub fn threads(option: &str, text: &str) -> Result<usize> {
     text.parse().ok().filter(|n| (1..=MountConfig::MAX_THREADS).contains(n)).ok_or_else(|| {
         let text = printable(text.as_bytes());
-        Error::Invalid(format!("threads={text}: it is a number from 1 to {}", MountConfig::MAX_THREADS))
+        Error::Invalid(format!("{option}={text}: it is a number from 1 to {}", MountConfig::MAX_THREADS))
     })
 }
 
-pub fn backing(text: &str) -> Result<Backing> {
+pub fn backing(option: &str, text: &str) -> Result<Backing> {
     Backing::parse(text.as_bytes()).ok_or_else(|| {
         let text = printable(text.as_bytes());
-        Error::Invalid(format!("backing={text}: it is overlay, memory or auto"))
+        Error::Invalid(format!("{option}={text}: it is overlay, memory or auto"))
     })
 }
 
-pub fn facts(text: &str) -> Result<Vec<Fact>> {
+pub fn facts(option: &str, text: &str) -> Result<Vec<Fact>> {
     let mut facts = Vec::new();
     // A comma is awkward behind -o.
     for word in text.split([',', ':']) {
         facts.push(Fact::parse(word).ok_or_else(|| {
             let word = printable(word.as_bytes());
-            Error::Invalid(format!("require={word}: the facts are {}", Fact::names()))
+            Error::Invalid(format!("{option}={word}: the facts are {}", Fact::names()))
         })?);
     }
     facts.sort_unstable();
@@ -67,21 +68,21 @@ pub fn size(option: &str, text: &str) -> Result<u64> {
 }
 
 /// In thousandths.
-pub fn ratio(text: &str) -> Result<u64> {
+pub fn ratio(option: &str, text: &str) -> Result<u64> {
     let ratio = text.parse::<f64>().ok().filter(|ratio| (1.0..=1000.0).contains(ratio));
     ratio.map(|ratio| (ratio * MountConfig::THOUSANDTHS as f64).round() as u64).ok_or_else(|| {
         let text = printable(text.as_bytes());
-        Error::Invalid(format!("overcommit={text}: it is a number from 1 to 1000, such as 1.5"))
+        Error::Invalid(format!("{option}={text}: it is a number from 1 to 1000, such as 1.5"))
     })
 }
 
 /// In KiB, as the kernel's own setting.
-pub fn read_ahead(text: &str) -> Result<u64> {
+pub fn read_ahead(option: &str, text: &str) -> Result<u64> {
     let kib = text.parse().ok().filter(|kib| (0..=MountConfig::MAX_READ_AHEAD_KIB).contains(kib));
     kib.map(|kib: u64| kib * 1024).ok_or_else(|| {
         let text = printable(text.as_bytes());
         Error::Invalid(format!(
-            "read_ahead={text}: it is a number of KiB from 0 to {}",
+            "{option}={text}: it is a number of KiB from 0 to {}",
             MountConfig::MAX_READ_AHEAD_KIB
         ))
     })
@@ -92,7 +93,7 @@ pub fn default_threads() -> usize {
 }
 
 /// A daemon that cannot tell why it refused something helps nobody: `off` is no level here.
-pub fn log_level(text: &str) -> Result<LevelFilter> {
+pub fn log_level(option: &str, text: &str) -> Result<LevelFilter> {
     match text {
         "error" => Ok(LevelFilter::Error),
         "warn" => Ok(LevelFilter::Warn),
@@ -101,9 +102,14 @@ pub fn log_level(text: &str) -> Result<LevelFilter> {
         "trace" => Ok(LevelFilter::Trace),
         _ => {
             let text = printable(text.as_bytes());
-            Err(Error::Invalid(format!("log_level={text}: it is error, warn, info, debug or trace")))
+            Err(Error::Invalid(format!("{option}={text}: it is error, warn, info, debug or trace")))
         }
     }
+}
+
+/// Names the option by itself.
+pub fn address(_option: &str, text: &str) -> Result<Address> {
+    Address::parse(text)
 }
 
 pub fn absolute(what: &str, path: &Path) -> Result<PathBuf> {
