@@ -148,12 +148,11 @@ impl Engine {
             Err(error) => (None, Err(error)),
         };
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let open =
-            Handle { node, content, access, backing, opener: caller.clone(), inspection, _claim: claim };
+        let opener = caller.clone();
+        let open = Arc::new(Handle { node, content, access, backing, opener, inspection, _claim: claim });
         step("open 3: passed");
-        let record = Entry::Opened(open.recorded(handle, request));
-        self.handles.insert(handle, Arc::new(open));
-        if let Err(error) = passed.and_then(|()| self.recorder.record(record)) {
+        self.handles.insert(handle, open.clone());
+        if let Err(error) = passed.and_then(|()| self.record_open(&open, handle, request)) {
             if let Released::DropCache(node) = self.release(handle)
                 && self.warms()
             {
@@ -163,6 +162,18 @@ impl Engine {
         }
         step("open 4: recorded");
         Ok(Opened { handle, plane, backing, drop_cache, inspection })
+    }
+
+    /// A discard that was put on record before this counts for nobody who had the view open then: it is
+    /// put there again.
+    fn record_open(&self, open: &Handle, handle: HandleId, request: u64) -> Result<()> {
+        self.recorder.record(Entry::Opened(open.recorded(handle, request)))?;
+        match &open.node.what {
+            What::Private(PrivateRef { view: Some(view), .. }) if open.node.content().1 => {
+                self.recorder.record(Entry::Retired { node: open.node.id, view: view.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A handle that is not open was released by a daemon that died before it could say so.

@@ -209,6 +209,24 @@ fn a_view_that_is_discarded_while_it_is_open_stays_with_its_users() {
     assert_eq!(fixture.state_files(), 3);
 }
 
+/// Who opened it had looked it up before. It had been cut without an open file, the discard was on record
+/// before the open file was, and the next process looked for the view under its name.
+#[test]
+fn a_view_that_is_opened_while_it_is_discarded_is_taken_over() {
+    let (fixture, engine) = Fixture::new();
+    let name = "t?rom=off&view=a";
+    let node = engine.lookup(&CALLER, ROOT, name.as_bytes()).unwrap().node;
+    engine.setattr(&CALLER, node, None, &Changes { size: Some(3), ..Changes::default() }).unwrap();
+    unlink(&engine, name, 20).unwrap();
+    let handle = engine.open(&CALLER, node, READ_WRITE, 2, |_| Ok(None)).unwrap().handle;
+    engine.write(handle, 0, b"m").unwrap();
+    let (engine, recovered) = fixture.successor(engine);
+    assert_eq!((recovered.files, recovered.set_aside), (1, 0));
+    assert_eq!(read(&engine, handle, 9), b"mTT");
+    engine.release(handle);
+    assert_eq!(fixture.state_files(), 0);
+}
+
 /// Killed between putting a discard on record and doing it.
 #[test]
 fn a_discard_that_was_begun_is_finished() {
