@@ -34,24 +34,11 @@ const HELD: &str = "mapped pages wait until the state directory can be written a
 #[test]
 #[ignore = "run by other tests"]
 fn child() {
-    let Some((what, path)) = child::asked() else { return };
-    if what == stuck::SERVE {
-        return stuck::serve(&path);
-    }
-    let view = opened(&path);
-    let map = Mapping::shared(&view).unwrap();
     let stored = stored();
-    // Runs of pages of different lengths, which are written back one by one.
-    for pages in runs() {
-        map.write(pages.start, &stored[pages]);
-    }
-    map.sync_all().unwrap();
-    map.forget().unwrap();
-    fadvise(&view, 0, None, Advice::DontNeed).unwrap();
-    assert!(map.read(0, SIZE) == stored, "every byte is there");
+    stuck::run(|map| runs().for_each(|pages| map.write(pages.start, &stored[pages])), &stored);
 }
 
-/// In bytes.
+/// Of pages, of different lengths, which are written back one by one; in bytes.
 fn runs() -> impl Iterator<Item = std::ops::Range<usize>> {
     (0..40).map(|run| run * 25 * PAGE..(run * 25 + run % 7 + 1) * PAGE)
 }
