@@ -20,7 +20,7 @@ use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
 use common::random::pattern;
 use common::stuck::{self, Stuck};
-use common::views::view;
+use common::views::{metric, view};
 use templatefs::steps::{ENVIRONMENT, PANIC, WRITE};
 
 const PAGE: usize = 4096;
@@ -94,10 +94,7 @@ fn wait_until_held(mounted: &Mounted, name: &str) {
 }
 
 fn held_metric(mounted: &Mounted) -> u64 {
-    let metrics = fs::read_to_string(mounted.path(".templatefs/metrics")).unwrap();
-    let mut lines = metrics.lines();
-    let figure = lines.find_map(|line| line.strip_prefix("templatefs_view_held_bytes{kind=\"private\"} "));
-    figure.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    metric(mounted, "templatefs_view_held_bytes{kind=\"private\"}")
 }
 
 #[track_caller]
