@@ -1,7 +1,12 @@
-//! What /proc tells about the process behind a request.
+//! Who is behind a request, and what /proc tells about its process.
 
 use crate::access::Caller;
 use crate::broker::{self, ProcessFile};
+
+/// Root, or the user who mounted.
+pub fn is_operator(caller: &Caller) -> bool {
+    caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw()
+}
 
 /// The supplementary groups of the thread that waits for this request's answer; None where the
 /// daemon cannot see it.

@@ -2,6 +2,7 @@
 //! path walk. Each lives in files of the state directory (overlay/files.rs), `n-NAME` or
 //! `u-NODE`. One whose name is discarded while it is open goes on as one without a name.
 
+mod aside;
 mod settle;
 mod view;
 

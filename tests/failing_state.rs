@@ -20,7 +20,7 @@ use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
 use common::random::pattern;
 use common::stuck::{self, Stuck};
-use common::views::view;
+use common::views::{metric, view};
 use templatefs::steps::{ENVIRONMENT, PANIC, WRITE};
 
 const PAGE: usize = 4096;
@@ -34,24 +34,11 @@ const HELD: &str = "mapped pages wait until the state directory can be written a
 #[test]
 #[ignore = "run by other tests"]
 fn child() {
-    let Some((what, path)) = child::asked() else { return };
-    if what == stuck::SERVE {
-        return stuck::serve(&path);
-    }
-    let view = opened(&path);
-    let map = Mapping::shared(&view).unwrap();
     let stored = stored();
-    // Runs of pages of different lengths, which are written back one by one.
-    for pages in runs() {
-        map.write(pages.start, &stored[pages]);
-    }
-    map.sync_all().unwrap();
-    map.forget().unwrap();
-    fadvise(&view, 0, None, Advice::DontNeed).unwrap();
-    assert!(map.read(0, SIZE) == stored, "every byte is there");
+    stuck::run(|map| runs().for_each(|pages| map.write(pages.start, &stored[pages])), &stored);
 }
 
-/// In bytes.
+/// Of pages, of different lengths, which are written back one by one; in bytes.
 fn runs() -> impl Iterator<Item = std::ops::Range<usize>> {
     (0..40).map(|run| run * 25 * PAGE..(run * 25 + run % 7 + 1) * PAGE)
 }
@@ -107,10 +94,7 @@ fn wait_until_held(mounted: &Mounted, name: &str) {
 }
 
 fn held_metric(mounted: &Mounted) -> u64 {
-    let metrics = fs::read_to_string(mounted.path(".templatefs/metrics")).unwrap();
-    let mut lines = metrics.lines();
-    let figure = lines.find_map(|line| line.strip_prefix("templatefs_view_held_bytes{kind=\"private\"} "));
-    figure.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    metric(mounted, "templatefs_view_held_bytes{kind=\"private\"}")
 }
 
 #[track_caller]

@@ -18,6 +18,7 @@ use common::limit::{limit, poll};
 use common::manager::{self, Manager};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, binary, is_mounted, is_root};
+use common::processes::children;
 use common::random::{Random, pattern};
 use common::users::{self, KILLS, Users, number, seed};
 
@@ -34,17 +35,6 @@ fn child() {
 
 fn start(manager: &Arc<Manager>) -> Mounted {
     Mounted::start(Options { manager: Some(manager.clone()), ..Options::default() })
-}
-
-fn children(pid: Pid) -> Vec<Pid> {
-    let pid = pid.as_raw_pid();
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let text: Vec<String> = children.collect();
-    text.iter()
-        .flat_map(|text| text.split_whitespace())
-        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-        .collect()
 }
 
 /// This process, those that it has started, and theirs.

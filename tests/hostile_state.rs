@@ -13,15 +13,17 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, kill_process};
 
-use common::files::{assert_refused, bytes_at, errno, open_ro, open_rw, opened};
+use common::files::{assert_refused, bytes_at, errno, open_ro, open_rw, opened, view_files};
 use common::limit::limit;
 use common::maps::Mapping;
-use common::mounted::{Mounted, Options, is_root};
+use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
 use common::random::pattern;
+use common::views::{metric, set_aside, views};
 
 const PAGE: usize = 4096;
 const SIZE: usize = 64 * PAGE;
 const TIME: Duration = Duration::from_secs(120);
+const SET_ASIDE: &str = "templatefs_views_set_aside";
 /// Where views are written.
 const AT: u64 = 20 * PAGE as u64;
 
@@ -189,6 +191,83 @@ fn damage_before_a_takeover_costs_the_view_that_it_is_about() {
             assert!(fs::read(mounted.path("t")).unwrap() == pattern(1, SIZE));
         }
     }
+}
+
+/// Both copies of a view's record. Returns what was there.
+fn tear(map: &Path) -> Vec<u8> {
+    let before = fs::read(map).unwrap();
+    File::options().write(true).open(map).unwrap().write_all_at(&[b'X'; 1500], 100).unwrap();
+    before
+}
+
+fn stdout(mounted: &Mounted, command: &str) -> String {
+    let output = mounted.command().arg(command).arg(&mounted.mountpoint).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Only the log and the refusals told of it, and an operator looks at the views.
+#[test]
+fn views_that_are_set_aside_are_listed_until_they_are_put_right_or_discarded() {
+    let _limit = limit(TIME);
+    let mut mounted = mounted();
+    let open = ["t?rom=off&view=a", "t?rom=off", "t?rom=off&view=whole"].map(|name| {
+        let view = opened(&mounted.path(name));
+        view.write_all_at(b"written", AT).unwrap();
+        view.sync_all().unwrap();
+        view
+    });
+    drop(opened(&mounted.path("t?rom=off&view=rest")));
+    assert_eq!(set_aside(&mounted), []);
+    let nameless = view_files(&mounted).into_iter().find(|path| {
+        path.extension().is_some_and(|end| end == "map") && path.to_string_lossy().contains("/u-")
+    });
+    let maps = ["n-a.map", "n-rest.map"].map(|name| mounted.state.join("views").join(name));
+    let maps = [maps[0].clone(), nameless.unwrap(), maps[1].clone()];
+    let mut before = Vec::new();
+    dies(&mounted, || before = maps.iter().map(|map| tear(map)).collect());
+    assert_eq!(written(&open[2]).unwrap(), b"written");
+    let told = set_aside(&mounted);
+    let [nameless, a, rest] = told.as_slice() else { panic!("{told:?}") };
+    assert!(nameless.id.starts_with('@'), "{nameless:?}");
+    assert_eq!((a.id.as_str(), a.template.as_deref(), a.opens), ("a", Some("t"), 1));
+    assert_eq!((rest.id.as_str(), &rest.template, rest.opens), ("rest", &None, 0));
+    for (view, map) in [(a, &maps[0]), (nameless, &maps[1]), (rest, &maps[2])] {
+        assert_eq!(view.files.as_deref(), map.with_extension("*").to_str());
+        assert!(view.reason.contains("torn or damaged"), "{view:?}");
+    }
+    assert_eq!(views(&mounted).iter().map(|view| view.id.as_str()).collect::<Vec<_>>(), ["whole"]);
+    let table = stdout(&mounted, "views");
+    let below: Vec<&str> = table.lines().skip_while(|line| !line.starts_with("total")).skip(1).collect();
+    assert!(
+        below.len() == 3 && below[1].starts_with("a is set aside, with errors for who has it"),
+        "{table}"
+    );
+    assert_eq!(metric(&mounted, SET_ASIDE), 3);
+
+    for (map, bytes) in maps[..2].iter().zip(&before) {
+        fs::write(map, bytes).unwrap();
+    }
+    stdout(&mounted, "upgrade");
+    assert_eq!(set_aside(&mounted).iter().map(|view| view.id.as_str()).collect::<Vec<_>>(), ["rest"]);
+    open.iter().for_each(|view| assert_eq!(written(view).unwrap(), b"written"));
+    drop(open);
+    assert!(mounted.stop().success());
+    File::options().write(true).open(&maps[2]).unwrap().write_all_at(&[99], 8).unwrap();
+    mounted.mount();
+    let told = set_aside(&mounted);
+    assert_eq!((told.len(), metric(&mounted, SET_ASIDE)), (1, 1), "as long as its files are there");
+    assert!(told[0].reason.contains("it has version 99"), "{told:?}");
+    let discarded = mounted.command().arg("discard").arg(&mounted.mountpoint).arg("rest").status().unwrap();
+    assert!(discarded.success());
+    assert_eq!((set_aside(&mounted).len(), metric(&mounted, SET_ASIDE)), (0, 0));
+    assert!(!maps[2].exists());
+}
+
+#[test]
+fn an_ordinary_user_sees_his_own_that_are_set_aside() {
+    let _limit = limit(TIME);
+    again_as_ordinary_user("views_that_are_set_aside_are_listed_until_they_are_put_right_or_discarded");
 }
 
 /// The process that serves dies, and another one takes over after `meanwhile`.

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use common::files::SOON;
+use common::files::{SOON, opened};
 use common::limit::{limit, poll};
 use common::mounted::{Mounted, Options, binary};
 use serde_json::Value;
@@ -100,6 +100,26 @@ fn the_documented_fields_are_those_of_a_real_mount() {
     let by_vm: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&by_vm["schema"], &by_vm["vms"][0]["vm"]), (&1.into(), &"web-1".into()));
     check("A VM", &by_vm["vms"][0]);
+}
+
+#[test]
+fn so_are_those_of_a_view_that_is_set_aside() {
+    let _limit = limit(Duration::from_secs(60));
+    let mut mounted = Mounted::start(Options::default());
+    mounted.template("t", &[1; 4096]);
+    drop(opened(&mounted.path("t?rom=off&view=v")));
+    assert!(mounted.stop().success());
+    fs::write(mounted.state.join("views/n-v.map"), b"garbage").unwrap();
+    mounted.mount();
+    let heading = "A view that is set aside";
+    let text = fs::read(mounted.path(".templatefs/views.json")).unwrap();
+    let told: Value = serde_json::from_slice(&text).unwrap();
+    check(heading, &told["set_aside"][0]);
+    let output = Command::new(binary()).args(["views", "--json"]).arg(&mounted.mountpoint).output().unwrap();
+    let mut printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mountpoint = printed["set_aside"][0].as_object_mut().unwrap().remove("mountpoint");
+    assert_eq!(mountpoint, mounted.mountpoint.to_str().map(Value::from));
+    check(heading, &printed["set_aside"][0]);
 }
 
 #[test]

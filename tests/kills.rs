@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use common::clones::{Captured, TEMPLATING, publish};
 use common::computing::Computing;
@@ -21,6 +21,7 @@ use common::files::open_rw;
 use common::guest::Backend;
 use common::limit::{limit, poll};
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
+use common::processes::serving;
 use common::qemu::ordinary_user;
 use common::random::Random;
 use common::users::{self, KILLS, Users, is_long_form, number, seed};
@@ -30,13 +31,6 @@ use common::users::{self, KILLS, Users, is_long_form, number, seed};
 #[ignore = "run by other tests"]
 fn child() {
     users::run();
-}
-
-/// The process that serves or is about to: the latest that the holder has started.
-fn newest(mounted: &Mounted) -> Option<Pid> {
-    let holder = mounted.daemon().as_raw_pid();
-    let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|pid| pid.parse().ok()).max().and_then(Pid::from_raw)
 }
 
 #[test]
@@ -74,17 +68,17 @@ fn run(arguments: &[&'static str], pause: u64) -> String {
         let patient = !random.one_in(4);
         if patient {
             let serves = || {
-                let serving = mounted.serving();
-                (newest(&mounted) == Some(serving) && killed.last() != Some(&serving)).then_some(())
+                let told = mounted.serving();
+                (serving(&mounted) == Some(told) && killed.last() != Some(&told)).then_some(())
             };
             poll(Duration::from_secs(60), serves).expect("a process that serves");
             served += 1;
         }
         thread::sleep(Duration::from_millis(random.below(if patient { pause } else { 40 })));
-        match newest(&mounted) {
-            Some(serving) if killed.last() != Some(&serving) => {
-                kill_process(serving, Signal::KILL).unwrap();
-                killed.push(serving);
+        match serving(&mounted) {
+            Some(latest) if killed.last() != Some(&latest) => {
+                kill_process(latest, Signal::KILL).unwrap();
+                killed.push(latest);
             }
             _ => continue,
         }

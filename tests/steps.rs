@@ -1,5 +1,8 @@
 //! The process that serves dies, or panics, at each step of what it does: src/steps.rs numbers them.
 //! After each, all that is open is compared with what was written.
+//!
+//! What leads to a step is done twice: alone, so that it is what meets the death, and beside processes that use the
+//! mount in every way (common/users.rs), any of which may be.
 
 mod common;
 
@@ -15,22 +18,31 @@ use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use common::clones::open_directory;
-use common::files::{assert_refused, bytes_at, error_line, open_ro, open_rw, opened, wait_for_no_view_files};
+use common::files::{assert_refused, bytes_at, error_line, open_ro, opened, wait_for_no_view_files};
 use common::limit::{limit, poll};
 use common::maps::Mapping;
-use common::mounted::{Mounted, Options, binary};
+use common::mounted::{Mounted, Options, again_as_ordinary_user, binary};
+use common::processes::serving;
 use common::random::pattern;
+use common::users::{self, Users, seed};
 use templatefs::steps::{
     APPEND, CHECK, DISCARD_AT_REST, DISCARD_OPEN, ENVIRONMENT, OPEN, PANIC, RELEASE, REWRITE, TAKE_OVER,
     WRITE,
 };
 
 const PAGE: usize = 4096;
-const LENGTH: usize = 64 * PAGE;
+const USED: &str = "t?rom=off&view=used";
 /// Where memory that needs no daemon was stored to.
 const OWN: usize = 9 * PAGE - 7;
 const SOON: Duration = Duration::from_secs(30);
 const TIME: Duration = Duration::from_secs(120);
+
+/// One of the users of the mount.
+#[test]
+#[ignore = "run by other tests"]
+fn child() {
+    users::run();
+}
 
 /// A mount with a view, a template, memory and a private mapping that are in use, and what they hold.
 struct Used {
@@ -45,12 +57,13 @@ struct Used {
     memory: Option<Mapping>,
     private: Mapping,
     deaths: usize,
+    beside: Option<Users>,
     _directory: TempDir,
 }
 
 impl Used {
-    /// None where the program has no steps.
-    fn new() -> Option<Self> {
+    /// `beside` has the mount used by others too. None where the program has no steps.
+    fn new(beside: bool) -> Option<Self> {
         if !cfg!(debug_assertions) {
             println!("skipped: the steps are in debug builds only");
             return None;
@@ -59,18 +72,15 @@ impl Used {
         let armed = directory.path().join("armed");
         let mounted =
             Mounted::start(Options { environment: Some((ENVIRONMENT, armed.clone())), ..Options::default() });
-        let content = pattern(1, LENGTH);
-        mounted.template("t", &content);
-        let written = opened(&mounted.path("t?rom=off&view=used"));
+        let content = users::template();
+        let beside = beside.then(|| Users::start(&mounted, seed()));
+        if beside.is_none() {
+            mounted.template("t", &content);
+        }
+        let written = opened(&mounted.path(USED));
         let mapped = Mapping::shared(&written).unwrap();
         let rom = Mapping::read_only(&open_ro(mounted.path("t")).unwrap()).unwrap();
-        let memory = match open_rw(mounted.path("t?rom=off&backing=memory")) {
-            Ok(file) => Some(Mapping::shared(&file).unwrap()),
-            Err(error) => {
-                println!("no view in memory here: {error}");
-                None
-            }
-        };
+        let memory = Mapping::of_memory_view(&mounted.path(users::MEMORY));
         let private = Mapping::private(&open_ro(mounted.path("t?rom=off")).unwrap()).unwrap();
         let own = memory.iter().chain([&private]);
         own.for_each(|mapping| mapping.write(OWN, b"stored before all of it"));
@@ -86,6 +96,7 @@ impl Used {
             memory,
             private,
             deaths: 0,
+            beside,
             _directory: directory,
         })
     }
@@ -98,26 +109,45 @@ impl Used {
         fs::rename(new, &self.armed).unwrap();
     }
 
-    /// The step was taken, so many processes have taken over for it, and nothing that is open has changed.
+    /// The step was taken, by whomever, so many processes have taken over for it, and nothing that is open has changed.
     #[track_caller]
     fn assert_whole(&mut self, step: &str, deaths: usize) {
         let taken = poll(SOON, || (!self.armed.exists()).then_some(()));
         assert!(taken.is_some(), "{step}: nothing led there\n{}", self.mounted.log());
         self.deaths += deaths;
-        let takeovers = || self.mounted.log().matches("was taken over from a process that died").count();
-        let taken = poll(SOON, || (takeovers() >= self.deaths).then_some(()));
-        assert!(taken.is_some(), "{step}: {} of {}", takeovers(), self.deaths);
+        let taken = poll(SOON, || (self.takeovers() >= self.deaths).then_some(()));
+        assert!(taken.is_some(), "{step}: {} of {}", self.takeovers(), self.deaths);
         self.mapped.sync_all().unwrap();
         self.mapped.forget().unwrap();
         rustix::fs::fadvise(&self.written, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        assert!(self.mapped.read(0, LENGTH) == self.model, "{step}: the view");
+        assert!(self.mapped.read(0, self.content.len()) == self.model, "{step}: the view");
         self.rom.forget().unwrap();
-        assert!(self.rom.read(0, LENGTH) == self.content, "{step}: the ROM");
+        assert!(self.rom.read(0, self.content.len()) == self.content, "{step}: the ROM");
         assert!(fs::read(self.mounted.path("t")).unwrap() == self.content, "{step}: the template");
         let mut own = self.content.clone();
         own[OWN..][..23].copy_from_slice(b"stored before all of it");
         for mapping in self.memory.iter().chain([&self.private]) {
-            assert!(mapping.read(0, LENGTH) == own, "{step}: memory");
+            assert!(mapping.read(0, self.content.len()) == own, "{step}: memory");
+        }
+        if let Some(users) = &mut self.beside {
+            users.assert_all_go_on(format_args!("at {step}"));
+        }
+    }
+
+    fn takeovers(&self) -> usize {
+        self.mounted.log().matches("was taken over from a process that died").count()
+    }
+
+    /// Nobody died but who was meant to, and nothing is left of what was open.
+    #[track_caller]
+    fn finish(self) {
+        assert_eq!(self.takeovers(), self.deaths, "{}", self.mounted.log());
+        let Self { mounted, written, mapped, memory, private, beside, .. } = self;
+        drop((written, mapped, memory, private));
+        fs::remove_file(mounted.path(USED)).unwrap();
+        match beside {
+            Some(users) => users.finish(&mounted),
+            None => wait_for_no_view_files(&mounted),
         }
     }
 
@@ -132,16 +162,26 @@ impl Used {
     }
 }
 
+/// With nobody else, so that what leads to a step meets it.
+fn alone(through_steps: fn(&mut Used)) {
+    let _limit = limit(TIME);
+    let Some(mut used) = Used::new(false) else { return };
+    through_steps(&mut used);
+    used.finish();
+}
+
 #[test]
 fn of_an_open() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    alone(open);
+}
+
+fn open(used: &mut Used) {
     for step in OPEN.into_iter().chain(APPEND) {
         for (name, write) in [("t?rom=off", true), ("t?rom=off&view=new", true), ("t", false)] {
             used.arm(step);
             let path = used.mounted.path(name);
             let file = if write { opened(&path) } else { open_ro(&path).unwrap() };
-            assert!(bytes_at(&file, 0, LENGTH).unwrap() == used.content, "{step}: {name}");
+            assert!(bytes_at(&file, 0, used.content.len()).unwrap() == used.content, "{step}: {name}");
             if write {
                 file.write_all_at(b"new", 5).unwrap();
                 assert_eq!(bytes_at(&file, 5, 3).unwrap(), b"new");
@@ -158,8 +198,10 @@ fn of_an_open() {
 
 #[test]
 fn of_a_write() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    alone(write);
+}
+
+fn write(used: &mut Used) {
     for (round, step) in WRITE.into_iter().enumerate() {
         for (at, length) in [(round * 9 * PAGE + 100, 3 * PAGE), (round * 9 * PAGE + 4 * PAGE, PAGE)] {
             let data = pattern(at as u64, length);
@@ -179,8 +221,10 @@ fn of_a_write() {
 
 #[test]
 fn of_a_discard() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    alone(discard);
+}
+
+fn discard(used: &mut Used) {
     for (is_open, step) in
         DISCARD_OPEN.map(|step| (true, step)).into_iter().chain(DISCARD_AT_REST.map(|step| (false, step)))
     {
@@ -203,8 +247,10 @@ fn of_a_discard() {
 
 #[test]
 fn of_a_close() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    alone(close);
+}
+
+fn close(used: &mut Used) {
     for step in RELEASE {
         let file = opened(&used.mounted.path("t?rom=off"));
         file.write_all_at(b"mine", 0).unwrap();
@@ -212,17 +258,16 @@ fn of_a_close() {
         drop(file);
         used.assert_whole(step, 1);
     }
-    let Used { mounted, written, mapped, memory, private, .. } = used;
-    drop((written, mapped, memory, private));
-    fs::remove_file(mounted.path("t?rom=off&view=used")).unwrap();
-    wait_for_no_view_files(&mounted);
 }
 
 #[test]
 fn of_a_rewriting_of_the_journal() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
-    for step in REWRITE {
+    alone(rewrite_the_journal);
+}
+
+fn rewrite_the_journal(used: &mut Used) {
+    // The last one first: a journal that was long when it was taken over grows to several times that.
+    for step in REWRITE.into_iter().rev() {
         used.arm(step);
         let until_taken = || {
             for _ in 0..100 {
@@ -240,29 +285,31 @@ fn of_a_rewriting_of_the_journal() {
 
 #[test]
 fn of_a_takeover() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    alone(take_over);
+}
+
+fn take_over(used: &mut Used) {
     for (number, step) in TAKE_OVER.into_iter().enumerate() {
-        let old = used.mounted.serving();
         used.arm(step);
-        kill_process(old, Signal::KILL).unwrap();
-        assert!(poll(SOON, || (used.mounted.serving() != old).then_some(())).is_some());
+        kill_process(serving(&used.mounted).unwrap(), Signal::KILL).unwrap();
         // One that dies late has said that it took over.
         used.assert_whole(step, if number < 4 { 1 } else { 2 });
     }
 }
 
-/// The new program dies at some step: the old one goes on, or takes over again.
 #[test]
 fn of_an_upgrade() {
-    let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    alone(upgrade);
+}
+
+/// The new program dies at some step: the old one goes on, or takes over again.
+fn upgrade(used: &mut Used) {
     for step in CHECK {
-        let old = used.mounted.serving();
+        let old = serving(&used.mounted);
         used.arm(step);
         let line = error_line(&used.upgrade());
         assert!(line.contains("does not say that it can read"), "{step}: {line}");
-        assert_eq!(used.mounted.serving(), old);
+        assert_eq!(serving(&used.mounted), old);
         used.assert_whole(step, 0);
     }
     for (number, step) in TAKE_OVER.into_iter().enumerate() {
@@ -275,6 +322,23 @@ fn of_an_upgrade() {
         used.assert_whole(step, if number < 4 { 1 } else { 2 });
     }
     assert!(used.upgrade().status.success());
+    used.assert_whole("the upgrade", 1);
+}
+
+#[test]
+fn nothing_is_lost_at_any_step_beside_users_of_every_kind() {
+    let _limit = limit(2 * TIME);
+    let Some(mut used) = Used::new(true) else { return };
+    for through_steps in [open, write, discard, close, rewrite_the_journal, take_over, upgrade] {
+        through_steps(&mut used);
+    }
+    used.finish();
+}
+
+#[test]
+fn nor_in_an_ordinary_users_mount() {
+    let _limit = limit(2 * TIME);
+    again_as_ordinary_user("nothing_is_lost_at_any_step_beside_users_of_every_kind");
 }
 
 /// A panic costs its own request at most, which gets EIO, and is a death as any other to all else; of what
@@ -282,7 +346,7 @@ fn of_an_upgrade() {
 #[test]
 fn a_panic_costs_at_most_its_own_request() {
     let _limit = limit(TIME);
-    let Some(mut used) = Used::new() else { return };
+    let Some(mut used) = Used::new(false) else { return };
     let at_worst_eio = |step: &str, result: io::Result<()>| {
         assert!(matches!(common::files::errno(result), None | Some(Errno::IO)), "{step}");
     };
@@ -290,7 +354,10 @@ fn a_panic_costs_at_most_its_own_request() {
         used.arm(&format!("{PANIC}{step}"));
         at_worst_eio(step, common::files::open_rw(used.mounted.path("t?rom=off")).map(drop));
         used.assert_whole(step, 1);
-        assert!(bytes_at(&opened(&used.mounted.path("t?rom=off")), 0, LENGTH).unwrap() == used.content);
+        assert!(
+            bytes_at(&opened(&used.mounted.path("t?rom=off")), 0, used.content.len()).unwrap()
+                == used.content
+        );
     }
     for (round, step) in WRITE.into_iter().enumerate() {
         let (at, data) = (round * 5 * PAGE + 7, pattern(round as u64, PAGE));

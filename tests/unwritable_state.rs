@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use common::child;
 use common::files::{SOON, assert_refused, bytes_at, open_ro, open_rw, opened, view_files};
 use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
+use common::processes::serving;
 use common::random::pattern;
 use common::small::Small;
 use common::stuck::{self, Stuck};
@@ -34,21 +35,15 @@ const TIME: Duration = Duration::from_secs(120);
 #[test]
 #[ignore = "run by other tests"]
 fn child() {
-    let Some((what, path)) = child::asked() else { return };
-    if what == stuck::SERVE {
-        return stuck::serve(&path);
-    }
-    let view = opened(&path);
-    let map = Mapping::shared(&view).unwrap();
-    println!("{READY}");
-    std::io::stdin().read_line(&mut String::new()).unwrap();
-    for page in (0..SIZE / PAGE).step_by(3) {
-        map.write(page * PAGE, &stored()[page * PAGE..][..PAGE]);
-    }
-    map.sync_all().unwrap();
-    map.forget().unwrap();
-    fadvise(&view, 0, None, Advice::DontNeed).unwrap();
-    assert!(map.read(0, SIZE) == stored());
+    let stored = stored();
+    let store = |map: &Mapping| {
+        println!("{READY}");
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        for page in (0..SIZE / PAGE).step_by(3) {
+            map.write(page * PAGE, &stored[page * PAGE..][..PAGE]);
+        }
+    };
+    stuck::run(store, &stored);
 }
 
 /// The template with the guest's stores.
@@ -86,13 +81,7 @@ impl Used {
         own.write_all_at(b"own", 0).unwrap();
         own.sync_all().unwrap();
         let rom = Mapping::read_only(&open_ro(mounted.path("other")).unwrap()).unwrap();
-        let memory = match open_rw(mounted.path("other?rom=off&backing=memory")) {
-            Ok(file) => Some(Mapping::shared(&file).unwrap()),
-            Err(error) => {
-                println!("no view in memory here: {error}");
-                None
-            }
-        };
+        let memory = Mapping::of_memory_view(&mounted.path("other?rom=off&backing=memory"));
         let piped = || Stdio::piped();
         let mut guest = child::command("store", &path).stdin(piped()).stdout(piped()).spawn().unwrap();
         let mut said = BufReader::new(guest.stdout.take().unwrap());
@@ -105,27 +94,12 @@ impl Used {
         Self { mounted, path, guest, _said: said, own, rom, memory }
     }
 
-    /// Also where mount.json cannot tell.
-    fn serving(&self) -> Option<Pid> {
-        let holder = self.mounted.daemon().as_raw_pid();
-        let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).unwrap();
-        let is_serving = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).nth(1) == Some(b"serve")
-        };
-        children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .find(is_serving)
-            .and_then(Pid::from_raw)
-    }
-
     /// A successor serves.
     #[track_caller]
     fn kill(&self) {
         let takeovers = || self.mounted.log().matches("was taken over from a process that died").count();
         let before = takeovers();
-        let dead = poll(SOON, || self.serving()).expect("CONFIG_PROC_CHILDREN");
+        let dead = poll(SOON, || serving(&self.mounted)).expect("CONFIG_PROC_CHILDREN");
         kill_process(dead, Signal::KILL).unwrap();
         let taken = poll(SOON, || (takeovers() > before).then_some(()));
         assert!(taken.is_some(), "{}", self.mounted.log());

@@ -18,8 +18,12 @@ pub fn run(args: &DiscardArgs) -> Result<ExitCode> {
 
 fn path_of(mountpoint: &Path, view: &str) -> Result<PathBuf> {
     let list = super::views::read(mountpoint)?;
-    match list.views.iter().find(|entry| entry.id == view && !view.starts_with('@')) {
-        Some(entry) => Ok(mountpoint.join(format!("{}?rom=off&view={view}", entry.template))),
+    let template = list.views.iter().find(|entry| entry.id == view).map(|entry| entry.template.clone());
+    let is_aside = || list.set_aside.iter().any(|entry| entry.id == view);
+    // One of which nothing is known can be removed below any name.
+    let template = template.or_else(|| is_aside().then(|| format!("{view}.set-aside")));
+    match template.filter(|_| !view.starts_with('@')) {
+        Some(template) => Ok(mountpoint.join(format!("{template}?rom=off&view={view}"))),
         None => Err(Error::NotFound(format!(
             "{}: there is no view named {view}; `templatefs views {0}` lists those of this user",
             mountpoint.display()

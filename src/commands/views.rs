@@ -9,7 +9,7 @@ use super::table::{Align, Table, iec_short, iec_short_or_dash};
 use crate::cli::ViewsArgs;
 use crate::error::{Error, Result};
 pub use crate::inspect::read;
-use crate::inspect::summary::{Filter, Listed, Sums, VmReport, by_vm, count_vms, sort};
+use crate::inspect::summary::{Filter, Listed, ListedAside, Sums, VmReport, by_vm, count_vms, sort};
 use crate::inspect::{SCHEMA, ViewReport};
 use crate::mount;
 use crate::name::printable;
@@ -21,6 +21,7 @@ pub const COLUMNS: usize = 100;
 struct Views {
     schema: u32,
     views: Vec<Listed>,
+    set_aside: Vec<ListedAside>,
 }
 
 #[derive(Serialize)]
@@ -32,8 +33,9 @@ struct Vms {
 pub fn run(args: &ViewsArgs) -> Result<ExitCode> {
     let uid = args.mine.then(|| rustix::process::getuid().as_raw());
     let filter = Filter { template: args.template.clone(), uid };
-    let mut views = collect(args.mountpoint.as_deref())?.views;
+    let Collected { mut views, mut set_aside, .. } = collect(args.mountpoint.as_deref())?;
     views.retain(|listed| filter.admits(&listed.view));
+    set_aside.retain(|listed| filter.may_admit(&listed.view));
     if args.by_vm {
         let vms = by_vm(&views, args.sort).ok_or_else(|| {
             Error::Invalid(
@@ -43,13 +45,13 @@ pub fn run(args: &ViewsArgs) -> Result<ExitCode> {
         })?;
         match args.json {
             true => super::print_json(&Vms { schema: SCHEMA, vms })?,
-            false => super::print(table_of_vms(&vms, &views).as_bytes())?,
+            false => super::print((table_of_vms(&vms, &views) + &aside(&set_aside)).as_bytes())?,
         }
     } else {
         sort(&mut views, args.sort);
         match args.json {
-            true => super::print_json(&Views { schema: SCHEMA, views })?,
-            false => super::print(table(&views).as_bytes())?,
+            true => super::print_json(&Views { schema: SCHEMA, views, set_aside })?,
+            false => super::print((table(&views) + &aside(&set_aside)).as_bytes())?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -59,12 +61,13 @@ pub struct Collected {
     /// The mounts that answered.
     pub mounts: usize,
     pub views: Vec<Listed>,
+    pub set_aside: Vec<ListedAside>,
 }
 
 /// The views of one mount, or of all. Asked for all of them, one that is not ours to read is left
 /// out.
 pub fn collect(mountpoint: Option<&Path>) -> Result<Collected> {
-    let mut collected = Collected { mounts: 0, views: Vec::new() };
+    let mut collected = Collected { mounts: 0, views: Vec::new(), set_aside: Vec::new() };
     for mount in match mountpoint {
         Some(path) => vec![path.to_owned()],
         None => all_mounts()?,
@@ -78,6 +81,9 @@ pub fn collect(mountpoint: Option<&Path>) -> Result<Collected> {
         collected
             .views
             .extend(report.views.into_iter().map(|view| Listed { mountpoint: shown.clone(), view }));
+        collected
+            .set_aside
+            .extend(report.set_aside.into_iter().map(|view| ListedAside { mountpoint: shown.clone(), view }));
     }
     Ok(collected)
 }
@@ -148,6 +154,20 @@ fn held(views: &[Listed]) -> String {
     held.map(line).collect()
 }
 
+/// Below the table too: which views cannot be used, why, and what can be done.
+fn aside(views: &[ListedAside]) -> String {
+    let line = |ListedAside { mountpoint, view }: &ListedAside| {
+        let errors = if view.opens > 0 { ", with errors for who has it open" } else { "" };
+        format!(
+            "{} is set aside{errors}: {}; once it is put right: templatefs upgrade {}\n",
+            view.id,
+            printable(view.reason.as_bytes()),
+            printable(mountpoint.as_bytes())
+        )
+    };
+    views.iter().map(line).collect()
+}
+
 fn table_of_vms(vms: &[VmReport], views: &[Listed]) -> String {
     let mut table = Table::new([
         ("VM", Align::Left),
@@ -213,7 +233,7 @@ mod tests {
     use super::*;
     use crate::inspect::OpenerReport;
     use crate::inspect::summary::SortKey;
-    use crate::inspect::summary::samples::{listed, process};
+    use crate::inspect::summary::samples::{listed, process, set_aside};
 
     /// Everything as long as it can be.
     fn longest(letter: &str) -> Listed {
@@ -277,5 +297,20 @@ mod tests {
             "{text}"
         );
         assert!(table(&[]).ends_with("0 views\n"));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_a_line_each() {
+        let mut web = set_aside("web-1");
+        web.view.reason = "/state/n-web-1.map: it is torn\nor damaged".into();
+        let db = set_aside("db");
+        web.view.opens = 2;
+        assert_eq!(
+            aside(&[db, web]),
+            "db is set aside: it is damaged; once it is put right: templatefs upgrade /mnt/t\n\
+             web-1 is set aside, with errors for who has it open: /state/n-web-1.map: it is torn\\nor damaged; once it is \
+             put right: templatefs upgrade /mnt/t\n"
+        );
+        assert_eq!(aside(&[]), "");
     }
 }

@@ -13,6 +13,7 @@ use super::walks::Step;
 use super::{Attributes, Engine};
 use crate::access::{Caller, READ, SEARCH, WRITE};
 use crate::admit::{admit, misnamed};
+use crate::caller::is_operator;
 use crate::error::{Error, Result};
 use crate::name::{self, Label, Query, Request};
 use crate::overlay::Record;
@@ -235,9 +236,9 @@ impl Engine {
             Some(record) if caller.uid != 0 && caller.uid != record.uid => {
                 Err(Error::Denied(format!("{shown}: this view belongs to user {}", record.uid)))
             }
-            None if caller.uid != 0 => {
-                Err(Error::Denied(format!("{shown}: only root may discard a broken view")))
-            }
+            None if !is_operator(caller) => Err(Error::Denied(format!(
+                "{shown}: only root and the user who mounted may discard a view that is set aside"
+            ))),
             _ => Ok(()),
         };
         let record = |discarded: Discarded| {

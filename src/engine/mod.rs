@@ -2,6 +2,7 @@
 //! result, and can be called without a mount.
 
 mod admission;
+mod aside;
 mod attributes;
 mod authoring;
 mod counters;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
+pub use aside::SetAside;
 pub use attributes::{Attributes, Changes, FileKind};
 pub use counters::CounterValues;
 pub use data::{Allocate, Seek};
@@ -49,6 +51,7 @@ use crate::policy::Guard;
 use crate::rules::Backing;
 use crate::store::{Metadata, Store};
 use crate::views::Views;
+use aside::Lost;
 use counters::{Counters, Totals};
 use nodes::{Forgotten, Node, Nodes, What};
 use open::{Handle, HandleId};
@@ -92,6 +95,7 @@ pub struct Engine {
     /// opened.
     unanswered: DashMap<u64, HandleId>,
     waiting: Waiting,
+    lost: Lost,
     recorder: Arc<Recorder>,
     keeper: Arc<Keeper>,
     /// Threads that open views to look at their page cache: no users of them.
@@ -128,6 +132,7 @@ impl Engine {
             next_handle: AtomicU64::new(recorder.read(|ledger| ledger.dealt_handles).max(1)),
             unanswered: DashMap::new(),
             waiting: Waiting::default(),
+            lost: Lost::default(),
             recorder,
             inspectors: DashMap::new(),
             options,

@@ -179,7 +179,10 @@ impl Engine {
     /// A handle that is not open was released by a daemon that died before it could say so.
     pub fn release(&self, id: HandleId) -> Released {
         self.waiting.for_handle(id);
-        let Some((_, handle)) = self.handles.remove(&id) else { return Released::Nothing };
+        let Some((_, handle)) = self.handles.remove(&id) else {
+            self.release_lost(id);
+            return Released::Nothing;
+        };
         self.recorder.record_past(Entry::Released { handle: id });
         step("release 1: recorded");
         let node = handle.node.clone();

@@ -73,6 +73,7 @@ impl<P: Fn(&Content, u32) + Send + Sync + 'static> Taking<P> {
             Err(error) => {
                 log::error!("node {id} is set aside, and its users get errors: {error}");
                 engine.nodes.abandon(id);
+                engine.lost.add(id, error.to_string());
                 self.recovered.lock().set_aside += 1;
             }
         }

@@ -269,8 +269,14 @@ fn a_broken_view_is_set_aside_and_the_others_are_served() {
     assert_eq!(refused(open_node(&engine, &ROOT_USER, node, READ_ONLY)), Errno::STALE);
     let (_, handle) = open(&engine, "t?rom=off&view=b", READ_ONLY);
     assert_eq!(content(&engine, handle), b"bemplate");
+    let told = engine.set_aside(&ROOT_USER);
+    let [view] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((view.id.as_str(), &view.template, view.opens), ("a", &None, 0));
+    assert!(view.reason.contains("n-a.map"), "{}", view.reason);
+    assert_eq!(engine.set_aside(&Caller { uid: 12345, gid: 0, pid: 0 }), [], "whose it is nobody knows");
     unlink(&engine, &ROOT_USER, b"t?rom=off&view=a").unwrap();
     assert!(!Path::new(&fixture.state.path().join("n-a.map")).exists());
+    assert_eq!(engine.set_aside(&ROOT_USER), []);
 }
 
 proptest! {

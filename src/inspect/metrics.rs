@@ -132,6 +132,8 @@ fn views(registry: &Registry, report: &Report) -> prometheus::Result<()> {
     }
     register(registry, views)?;
     register(registry, open)?;
+    let help = "Views that cannot be used and are left as they are";
+    single(registry, "views_set_aside", help, report.set_aside.len() as u64)?;
     let unknown = report.views.iter().filter(|view| view.cost_bytes.is_none()).count();
     single(registry, "views_of_unknown_cost", "Views of which a process could not be read", unknown as u64)
 }

@@ -26,13 +26,14 @@ pub use figures::is_looked_at;
 pub use pages::{Holding, ResidentPages};
 #[doc(hidden)]
 pub use processes::OpenFiles;
-pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, ViewReport, read};
+pub use report::{OpenerReport, ProcessReport, Report, SCHEMA, SetAsideReport, ViewReport, read};
 #[doc(hidden)]
 pub use resident::union;
 #[doc(hidden)]
 pub use templates::{TemplateList, TemplateReport};
 
 use crate::access::Caller;
+use crate::caller::is_operator;
 use crate::engine::{Engine, ViewSnapshot};
 use crate::mount::Device;
 use cache::{Cached, Wanted};
@@ -58,7 +59,8 @@ impl Inspector {
     /// The figures of the views that `caller` may see. Asks the mount: never to be called by a
     /// thread that serves it.
     pub fn report(&self, caller: &Caller) -> Report {
-        Report { schema: SCHEMA, views: self.look(caller, self.engine.snapshot(caller)) }
+        let set_aside = self.engine.set_aside(caller).into_iter().map(SetAsideReport::of).collect();
+        Report { schema: SCHEMA, views: self.look(caller, self.engine.snapshot(caller)), set_aside }
     }
 
     /// The figures of one view, as [`Self::report`] has them; None where `caller` sees no such view.
@@ -118,7 +120,7 @@ impl Inspector {
     /// The same added up, in Prometheus' text format.
     pub fn metrics(&self, caller: &Caller) -> String {
         // What others did is theirs to know, and root's, and whose mount it is.
-        let sees_all = caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw();
+        let sees_all = is_operator(caller);
         let directory = self.engine.views().directory().to_owned();
         let room = move || rustix::fs::statvfs(&directory).ok();
         let state = Patience::new().look(Subject::StateDirectory, room).flatten();

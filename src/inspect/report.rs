@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::SetAside;
 use crate::error::{Error, Result};
-use crate::name::Label;
+use crate::name::{Label, printable};
 
 /// The version of what is written here; it changes when a field goes or changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -54,6 +55,9 @@ pub fn read(mountpoint: &Path) -> Result<Report> {
 pub struct Report {
     pub schema: u32,
     pub views: Vec<ViewReport>,
+    /// Those that nobody can use; they are not among `views`, unless they can be opened anew.
+    #[serde(default)]
+    pub set_aside: Vec<SetAsideReport>,
 }
 
 /// What one view is, who has it open, and what it costs.
@@ -118,6 +122,30 @@ pub struct ViewReport {
     pub opener: Option<OpenerReport>,
     /// The processes that have it open or mapped.
     pub processes: Vec<ProcessReport>,
+}
+
+/// A view that cannot be used and is left as it is, until somebody puts it right or discards it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SetAsideReport {
+    /// As that of a [`ViewReport`].
+    pub id: String,
+    /// Null where nothing tells of it.
+    pub template: Option<String>,
+    pub uid: Option<u32>,
+    /// Open files of it now, whose users get errors.
+    pub opens: u64,
+    /// Its files in the state directory, as a pattern; null for one that has none.
+    pub files: Option<String>,
+    pub reason: String,
+}
+
+impl SetAsideReport {
+    pub(super) fn of(view: SetAside) -> Self {
+        let SetAside { id, template, uid, opens, files, reason } = view;
+        let files = files.map(|files| printable(files.as_os_str().as_encoded_bytes()));
+        Self { id, template, uid, opens, files, reason }
+    }
 }
 
 /// The process that opened a view, as it was then.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::ViewReport;
+use super::{SetAsideReport, ViewReport};
 use crate::name::Label;
 
 /// A view, and the mount that it is on.
@@ -16,6 +16,14 @@ pub struct Listed {
     pub mountpoint: String,
     #[serde(flatten)]
     pub view: ViewReport,
+}
+
+/// One that is set aside, and the mount that it is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListedAside {
+    pub mountpoint: String,
+    #[serde(flatten)]
+    pub view: SetAsideReport,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -42,6 +50,14 @@ impl Filter {
     pub fn admits(&self, view: &ViewReport) -> bool {
         self.template.as_ref().is_none_or(|template| *template == view.template)
             && self.uid.is_none_or(|uid| uid == view.uid)
+    }
+
+    /// Of what nothing is known all may be.
+    pub fn may_admit(&self, view: &SetAsideReport) -> bool {
+        let template = self.template.as_ref().zip(view.template.as_ref());
+        let uid = self.uid.zip(view.uid);
+        template.is_none_or(|(wanted, known)| wanted == known)
+            && uid.is_none_or(|(wanted, known)| wanted == known)
     }
 }
 
@@ -183,8 +199,8 @@ pub fn count_vms(views: &[Listed]) -> usize {
 
 #[cfg(test)]
 pub mod samples {
-    use super::Listed;
-    use crate::inspect::{ProcessReport, ViewReport};
+    use super::{Listed, ListedAside};
+    use crate::inspect::{ProcessReport, SetAsideReport, ViewReport};
     use crate::name::Label;
 
     /// A VMM of which nothing could be read.
@@ -200,6 +216,13 @@ pub mod samples {
             cow_anon_bytes: None,
             cow_swap_bytes: None,
         }
+    }
+
+    /// Of which nothing is known, and that nobody has open.
+    pub fn set_aside(id: &str) -> ListedAside {
+        let (id, reason) = (id.into(), "it is damaged".into());
+        let view = SetAsideReport { id, template: None, uid: None, opens: 0, files: None, reason };
+        ListedAside { mountpoint: "/mnt/t".into(), view }
     }
 
     /// A private view of 1 MiB that costs nothing yet.
@@ -246,7 +269,7 @@ pub mod samples {
 
 #[cfg(test)]
 mod tests {
-    use super::samples::listed;
+    use super::samples::{listed, set_aside};
     use super::*;
 
     fn views() -> Vec<Listed> {
@@ -320,5 +343,15 @@ mod tests {
         assert_eq!(chosen(Filter { template: Some("a.ram".into()), uid: None }), ["db"]);
         assert_eq!(chosen(Filter { uid: Some(1000), template: None }), ["web-10", "web-2", "@65"]);
         assert!(chosen(Filter { template: Some("a.ram".into()), uid: Some(1000) }).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_view_that_is_set_aside_may_be_what_is_asked_for() {
+        let mut view = set_aside("a").view;
+        let wanted = |template: &str, uid| Filter { template: Some(template.into()), uid: Some(uid) };
+        assert!(wanted("a.ram", 0).may_admit(&view));
+        (view.template, view.uid) = (Some("a.ram".into()), Some(0));
+        assert!(wanted("a.ram", 0).may_admit(&view));
+        assert!(!wanted("b.ram", 0).may_admit(&view) && !wanted("a.ram", 1000).may_admit(&view));
     }
 }

@@ -4,9 +4,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::ptr;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
+
+use super::files::open_rw;
 
 pub struct Mapping(MmapRaw);
 
@@ -25,6 +28,12 @@ impl Mapping {
     pub fn private(file: &File) -> io::Result<Mapping> {
         // SAFETY: the map becomes an MmapRaw at once, of which nobody makes a slice.
         unsafe { MmapOptions::new().no_reserve_swap().map_copy(file) }.map(MmapRaw::from).map(Self)
+    }
+
+    /// As [`Self::shared`], of a view in memory; None, and says so, where the machine has none.
+    pub fn of_memory_view(path: &Path) -> Option<Mapping> {
+        let file = open_rw(path).inspect_err(|error| println!("no view in memory here: {error}")).ok()?;
+        Some(Self::shared(&file).unwrap())
     }
 
     /// `length` bytes at `offset`, MAP_SHARED and writable: for files too large to map as a whole.

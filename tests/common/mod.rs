@@ -18,6 +18,7 @@ pub mod maps;
 pub mod model;
 pub mod mounted;
 pub mod ops;
+pub mod processes;
 pub mod qemu;
 pub mod random;
 pub mod small;

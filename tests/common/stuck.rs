@@ -16,12 +16,14 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 
 use fuser::{Session, SessionACL};
+use rustix::fs::{Advice, fadvise};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::child;
-use super::files::SOON;
+use super::files::{SOON, opened};
 use super::limit::{Registered, on_expiry, poll};
+use super::maps::Mapping;
 use gate::{Fault, Gate};
 use shown::Shown;
 
@@ -162,6 +164,22 @@ pub fn serve(directory: &Path) {
         writeln!(control, "{answer}").unwrap();
     }
     drop(session);
+}
+
+/// What a test `child` is: who serves such a filesystem, or a guest whose state is on one. It stores to its memory as
+/// `store` does, syncs it, and finds `stored` in all of it.
+pub fn run(store: impl FnOnce(&Mapping), stored: &[u8]) {
+    let Some((what, path)) = child::asked() else { return };
+    if what == SERVE {
+        return serve(&path);
+    }
+    let view = opened(&path);
+    let map = Mapping::shared(&view).unwrap();
+    store(&map);
+    map.sync_all().unwrap();
+    map.forget().unwrap();
+    fadvise(&view, 0, None, Advice::DontNeed).unwrap();
+    assert!(map.read(0, stored.len()) == stored, "every byte is there");
 }
 
 fn set(gate: &Gate, fault: Option<Fault>) -> usize {

@@ -260,7 +260,16 @@ fn a_view_that_does_not_fit_is_set_aside_and_the_others_go_on() {
     assert!(engine.read(broken, 0, &mut [0; 1]).is_err());
     assert!(engine.write(broken, 0, b"x").is_err());
     assert!(map.exists(), "it may still be mended");
+    let told = engine.set_aside(&CALLER);
+    let [view] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((view.id.clone(), view.template.as_deref(), view.opens), (format!("@{node}"), Some("t"), 1));
+    assert_eq!(view.files, Some(map.with_extension("*")));
+    assert!(view.reason.contains("torn or damaged"), "{}", view.reason);
     engine.release(broken);
+    assert_eq!(engine.set_aside(&CALLER), []);
+    assert!(!map.exists(), "it ends with its last close");
+    let (_, recovered) = fixture.successor(engine);
+    assert_eq!((recovered.files, recovered.set_aside), (1, 0));
 }
 
 #[test]
