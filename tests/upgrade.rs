@@ -183,7 +183,7 @@ fn a_program_that_cannot_read_the_state_is_refused_and_the_old_one_goes_on() {
     used.assert_refused(&programs.put("text", b"text", 0o644), "it is no program");
     used.assert_refused(&programs.0.path().join("nothing"), "No such file");
     used.assert_refused(programs.0.path(), "it is no program");
-    for (file, version) in [("journal", 1), ("views/n-a.map", 2)] {
+    for (file, version) in [("journal", 1), ("views/n-a.map", 3)] {
         used.with_version(file, 99);
         let refused = format!("it has version 99, and this templatefs reads version {version}");
         used.assert_refused(binary(), &refused);

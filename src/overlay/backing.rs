@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use super::Extent;
+use super::pages::Words;
 
 /// Where a view's own pages live and are accounted; each page at its own offset in the view.
 pub trait Backing: Send + Sync {
@@ -17,10 +18,10 @@ pub trait Backing: Send + Sync {
     fn allocate(&self, bytes: Range<u64>) -> io::Result<()>;
     /// Zeroes everything from `size` on.
     fn truncate(&self, size: u64) -> io::Result<()>;
-    /// Keeps the words of the page map from word `first` on.
-    fn keep_pages(&self, first: u64, words: &[u64]) -> io::Result<()>;
-    /// The words as they are kept.
-    fn kept_pages(&self, first: u64, count: usize) -> io::Result<Vec<u64>>;
+    /// Keeps a chunk of the page map, all of it or nothing.
+    fn keep_chunk(&self, number: u64, words: &Words) -> io::Result<()>;
+    /// Is this what is kept of the chunk?
+    fn keeps_chunk(&self, number: u64, words: &Words) -> io::Result<bool>;
     fn keep_extent(&self, extent: Extent) -> io::Result<()>;
     fn keep_mtime(&self, mtime: SystemTime) -> io::Result<()>;
     /// Forgets the states of all pages from `page` on.

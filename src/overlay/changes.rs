@@ -19,10 +19,11 @@ impl Overlay {
     /// Finishes what a failure left half done.
     pub(super) fn finish(&self, shape: &mut Shape) -> io::Result<()> {
         while let Some(page) = shape.unfinished.states.first().copied() {
-            let (first, words) = shape.pages.piece(page);
+            let chunk = PageMap::chunk_of(page);
+            let words = shape.pages.chunk(chunk);
             // What failed for lack of room has changed nothing, and there still is none.
-            if self.backing.kept_pages(first, words.len())? != words {
-                self.backing.keep_pages(first, &words)?;
+            if !self.backing.keeps_chunk(chunk, &words)? {
+                self.backing.keep_chunk(chunk, &words)?;
             }
             shape.unfinished.states.remove(&page);
         }
@@ -172,7 +173,7 @@ impl Overlay {
         self.set_pages(shape, limit..pages.end, State::Template)
     }
 
-    /// Gives `pages` one state, kept before it is believed; a piece at a time, and only pieces
+    /// Gives `pages` one state, kept before it is believed; a chunk at a time, and only chunks
     /// that change, so that a long range costs what is in it.
     fn set_pages(&self, shape: &mut Shape, pages: Range<u64>, state: State) -> io::Result<()> {
         let mut at = pages.start;
@@ -182,9 +183,9 @@ impl Overlay {
                 at = run_end;
                 continue;
             }
-            let stop = PageMap::piece_end(at).min(pages.end);
-            let (first, words) = shape.pages.words_with(at..stop, state);
-            if let Err(error) = self.backing.keep_pages(first, &words) {
+            let stop = PageMap::chunk_end(at).min(pages.end);
+            let words = shape.pages.chunk_with(at..stop, state);
+            if let Err(error) = self.backing.keep_chunk(PageMap::chunk_of(at), &words) {
                 shape.unfinished.states.insert(at);
                 return Err(error);
             }

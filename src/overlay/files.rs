@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::disk::{self, DiskFile};
 use super::map_file::MapFile;
+use super::pages::Words;
 use super::synced::Synced;
 use super::{Backing, Extent, PAGE, PageMap, Record, State};
 use crate::error::{Error, Result};
@@ -244,18 +245,18 @@ impl Backing for ViewFiles {
         if self.data.len()? > size { self.data.set_len(size) } else { Ok(()) }
     }
 
-    fn keep_pages(&self, first: u64, words: &[u64]) -> io::Result<()> {
-        let kept = self.map.keep_words(first, words);
-        // Afterwards, or a sync in between would take the old ones; and also after a failure, which
-        // may have changed some of them.
+    fn keep_chunk(&self, number: u64, words: &Words) -> io::Result<()> {
+        let kept = self.map.keep_chunk(number, words);
+        // Afterwards, or a sync in between would take the old one; and also after a failure, which
+        // may have changed it.
         if let Some(synced) = &self.synced {
-            synced.note_words(first, words.len() as u64);
+            synced.note_chunks([number]);
         }
         kept
     }
 
-    fn kept_pages(&self, first: u64, count: usize) -> io::Result<Vec<u64>> {
-        self.map.words(first, count)
+    fn keeps_chunk(&self, number: u64, words: &Words) -> io::Result<bool> {
+        self.map.keeps_chunk(number, words)
     }
 
     fn keep_extent(&self, extent: Extent) -> io::Result<()> {
@@ -263,9 +264,9 @@ impl Backing for ViewFiles {
     }
 
     fn truncate_pages(&self, page: u64) -> io::Result<()> {
-        let length = self.map.cut(page)?;
+        let end = self.map.cut(page)?;
         if let Some(synced) = &self.synced {
-            synced.note_cut(page, length);
+            synced.note_cut(page, end);
         }
         Ok(())
     }
@@ -340,7 +341,7 @@ fn open_both(paths: &Paths) -> Result<Option<(MapFile, Synced, Found)>> {
                 );
             }
             let map = MapFile::create(&paths.new, synced.file().record())?;
-            states.words().try_for_each(|(first, words)| map.keep_words(first, words)).map_err(context)?;
+            states.chunks().try_for_each(|(number, words)| map.keep_chunk(number, words)).map_err(context)?;
             disk::rename(&paths.new, &paths.map).map_err(context)?;
             Ok(Some((map, synced, Found::AfterRestart)))
         }

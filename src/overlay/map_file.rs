@@ -1,8 +1,8 @@
 //! A file that holds what is known of a view's pages.
 //!
 //! ```text
-//! 0        16 KiB   two copies of the record (record.rs)
-//! 16 KiB   n * 8    the words of the page map; what was never written is the template's
+//! 0        16 KiB   two copies of the record (record.rs), which has the file's version
+//! 16 KiB            the page map, in units (seal.rs)
 //! ```
 
 use std::io;
@@ -12,13 +12,15 @@ use parking_lot::Mutex;
 
 use super::boot::Boot;
 use super::disk::DiskFile;
-use super::pages::PAGES_PER_WORD;
-use super::record::{Copies, RECORD_SPACE};
+use super::pages::{PAGES_PER_WORD, WORDS_PER_CHUNK, Words};
+use super::record::{Copies, RECORD_SPACE, SEALED};
+use super::seal::Units;
 use super::{PageMap, Record, RecordError};
 use crate::error::{Error, Result};
 
 pub struct MapFile {
     file: DiskFile,
+    units: Units,
     /// Held while the record is written.
     changing: Mutex<()>,
     /// As they are written; never held while a file is waited for.
@@ -26,7 +28,10 @@ pub struct MapFile {
 }
 
 const STATES: u64 = RECORD_SPACE as u64;
-const WORD: u64 = 8;
+
+/// What is written from one page of memory goes into a page of a file at once: no kill comes in between.
+#[repr(align(512))]
+struct Sector([u8; 512]);
 
 impl MapFile {
     /// A new file, without any state.
@@ -40,7 +45,12 @@ impl MapFile {
         };
         let file =
             make().map_err(|e: io::Error| Error::io(format!("{}: cannot be made", path.display()), e))?;
-        Ok(Self { file, changing: Mutex::default(), copies: Mutex::new(copies) })
+        Ok(Self::over(file, copies))
+    }
+
+    fn over(file: DiskFile, copies: Copies) -> Self {
+        let units = if copies.copy.version < SEALED { Units::Words } else { Units::Sealed };
+        Self { file, units, changing: Mutex::default(), copies: Mutex::new(copies) }
     }
 
     pub fn open(path: &Path) -> Result<Self> {
@@ -64,7 +74,7 @@ impl MapFile {
                 "{shown}: one of two copies of this view's record is torn or damaged; the other one is used"
             );
         }
-        Ok(Self { file, changing: Mutex::default(), copies: Mutex::new(copies) })
+        Ok(Self::over(file, copies))
     }
 
     pub fn record(&self) -> Record {
@@ -92,51 +102,90 @@ impl MapFile {
         Ok(())
     }
 
-    pub fn keep_words(&self, first: u64, words: &[u64]) -> io::Result<()> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.file.write_at(&bytes, STATES + first * WORD)
+    fn offset(&self, unit: u64) -> u64 {
+        STATES + unit * self.units.size()
     }
 
-    /// Words as they are kept.
-    pub fn words(&self, first: u64, count: usize) -> io::Result<Vec<u64>> {
-        let mut bytes = vec![0; count * WORD as usize];
-        self.file.read_at(&mut bytes, STATES + first * WORD)?;
-        Ok(decoded(&bytes))
+    /// The first unit of a chunk of the page map, and the bytes of all of it.
+    fn chunk_as_kept(&self, number: u64, words: &Words) -> (u64, Vec<u8>) {
+        let unit = number * (WORDS_PER_CHUNK / self.units.words()) as u64;
+        (unit, self.units.encode(unit, words))
     }
 
-    /// Forgets the states of all pages from `page` on. The word that also holds pages before
+    pub fn keep_chunk(&self, number: u64, words: &Words) -> io::Result<()> {
+        let (unit, bytes) = self.chunk_as_kept(number, words);
+        self.write_units(unit, &bytes)
+    }
+
+    fn write_units(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        match bytes.try_into() {
+            Ok(sector) => self.file.write_at(&Sector(sector).0, self.offset(first)),
+            Err(_) => self.file.write_at(bytes, self.offset(first)),
+        }
+    }
+
+    /// Is this what is kept?
+    pub fn keeps_chunk(&self, number: u64, words: &Words) -> io::Result<bool> {
+        let (unit, bytes) = self.chunk_as_kept(number, words);
+        let mut kept = vec![0; bytes.len()];
+        self.file.read_at(&mut kept, self.offset(unit))?;
+        // What was never written says the same as a unit of zeros that was.
+        let is_nothing = words.iter().all(|word| *word == 0) && kept.iter().all(|byte| *byte == 0);
+        Ok(kept == bytes || is_nothing)
+    }
+
+    pub fn chunk(&self, number: u64) -> io::Result<Words> {
+        let unit = number * (WORDS_PER_CHUNK / self.units.words()) as u64;
+        let mut bytes = vec![0; WORDS_PER_CHUNK / self.units.words() * self.units.size() as usize];
+        let length = self.file.read_at(&mut bytes, self.offset(unit))?;
+        let mut words = [0; WORDS_PER_CHUNK];
+        let kept = self.units.decode(unit, &bytes[..length])?;
+        words[..kept.len()].copy_from_slice(&kept);
+        Ok(words)
+    }
+
+    /// Forgets the states of all pages from `page` on. The unit that also holds pages before
     /// `page` is never away: a daemon that is killed here must not have forgotten those. Nor is a
-    /// hole filled, for which there may be no room. How long the file is then.
+    /// hole filled, for which there may be no room. The page at which the file ends then.
     pub fn cut(&self, page: u64) -> io::Result<u64> {
-        let word = page / PAGES_PER_WORD;
-        let offset = STATES + word * WORD;
+        let unit = page / self.units.pages();
+        let offset = self.offset(unit);
         let length = self.file.len()?;
         if length <= offset {
-            return Ok(length);
+            return Ok(length.saturating_sub(STATES) / self.units.size() * self.units.pages());
         }
-        let mut kept = [0; WORD as usize];
-        if self.file.read_at(&mut kept, offset)? < kept.len() {
+        let mut bytes = vec![0; self.units.size() as usize];
+        let read = self.file.read_at(&mut bytes, offset)?;
+        let before = self.units.decode(unit, &bytes[..read])?;
+        if before.is_empty() {
             // Less than a word is none: it must not become one.
             self.file.set_len(offset)?;
-            return Ok(offset);
+            return Ok(unit * self.units.pages());
         }
-        let before = u64::from_le_bytes(kept);
-        let after = before & ((1u64 << (2 * (page % PAGES_PER_WORD))) - 1);
+        let states = |(word, at): (&u64, u64)| {
+            let pages = page.saturating_sub(at).min(PAGES_PER_WORD);
+            if pages == PAGES_PER_WORD { *word } else { word & ((1 << (2 * pages)) - 1) }
+        };
+        let starts = (unit * self.units.pages()..).step_by(PAGES_PER_WORD as usize);
+        let after: Vec<u64> = before.iter().zip(starts).map(states).collect();
         if after != before {
-            self.keep_words(word, &[after])?;
+            self.write_units(unit, &self.units.encode(unit, &after))?;
         }
-        self.shorten(offset + WORD)?;
-        Ok(offset + WORD)
+        let end = (unit + 1) * self.units.pages();
+        self.end_at(end)?;
+        Ok(end)
     }
 
-    pub fn shorten(&self, length: u64) -> io::Result<()> {
+    /// There is nothing of the units that hold no page before this one.
+    pub fn end_at(&self, page: u64) -> io::Result<()> {
+        let length = self.offset(page.div_ceil(self.units.pages()));
         if self.file.len()? > length { self.file.set_len(length) } else { Ok(()) }
     }
 
     /// Room for the states of these pages.
     pub fn allocate(&self, pages: std::ops::Range<u64>) -> io::Result<()> {
-        let words = pages.start / PAGES_PER_WORD..pages.end.div_ceil(PAGES_PER_WORD);
-        self.file.allocate(STATES + words.start * WORD..STATES + words.end * WORD)
+        let units = pages.start / self.units.pages()..pages.end.div_ceil(self.units.pages());
+        self.file.allocate(self.offset(units.start)..self.offset(units.end))
     }
 
     pub fn sync(&self) -> io::Result<()> {
@@ -144,29 +193,27 @@ impl MapFile {
     }
 
     /// All states that are kept.
+    ///
+    /// # Errors
+    /// InvalidData where they are damaged, also those of files without checksums, as far as it shows.
     pub fn pages(&self) -> io::Result<PageMap> {
         let mut pages = PageMap::default();
         let mut at = STATES;
         let mut buffer = vec![0; 1 << 16];
         while let Some(data) = self.file.next_data(at)? {
-            let start = data - data % WORD;
-            let read = self.file.read_at(&mut buffer, start)?;
-            let whole = read - read % WORD as usize;
-            if whole == 0 {
+            let unit = (data - STATES) / self.units.size();
+            let read = self.file.read_at(&mut buffer, self.offset(unit))?;
+            let words = self.units.decode(unit, &buffer[..read])?;
+            if words.is_empty() {
                 break;
             }
-            if !pages.load((start - STATES) / WORD, &decoded(&buffer[..whole])) {
+            if !pages.load(unit * self.units.words() as u64, &words) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "its page states are damaged"));
             }
-            at = start + whole as u64;
+            at = self.offset(unit + (words.len() / self.units.words()) as u64);
         }
         Ok(pages)
     }
-}
-
-fn decoded(bytes: &[u8]) -> Vec<u64> {
-    let words = bytes.chunks_exact(WORD as usize);
-    words.map(|b| u64::from_le_bytes(b.try_into().expect("chunks of 8"))).collect()
 }
 
 fn read_copies(file: &DiskFile) -> io::Result<std::result::Result<Copies, RecordError>> {

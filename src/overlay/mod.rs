@@ -17,6 +17,7 @@ mod files;
 mod map_file;
 mod pages;
 mod record;
+mod seal;
 mod shape;
 mod synced;
 
@@ -32,6 +33,7 @@ pub use files::{Lasts, ViewFiles, peek, remove as remove_files, rename as rename
 pub use map_file::foreign;
 pub use pages::{PAGE, PageMap, State};
 pub use record::{Copies, Extent, Record, RecordError};
+pub use seal::Units;
 use shape::{Shape, Shaped, Unfinished};
 
 use crate::steps::step;

@@ -22,16 +22,19 @@ pub enum State {
 
 /// Pages in one u64 of states, page 0 in its lowest two bits.
 pub const PAGES_PER_WORD: u64 = 32;
-/// What is kept at once, and never in part: 512 bytes.
-pub const WORDS_PER_CHUNK: usize = 64;
+/// What is kept at once, and never in part: a sector of 512 bytes with its seal (seal.rs).
+pub const WORDS_PER_CHUNK: usize = 63;
 /// Of the largest view.
 const WORDS: u64 = (super::MAX_SIZE / PAGE).div_ceil(PAGES_PER_WORD);
 const PAGES_PER_CHUNK: u64 = PAGES_PER_WORD * WORDS_PER_CHUNK as u64;
 
+/// The states of as many pages as are kept at once.
+pub type Words = [u64; WORDS_PER_CHUNK];
+
 /// Bit 0 of each page's two.
 const LOW: u64 = 0x5555_5555_5555_5555;
 
-type Chunk = Box<[u64; WORDS_PER_CHUNK]>;
+type Chunk = Box<Words>;
 
 #[derive(Debug, Default)]
 pub struct PageMap {
@@ -53,12 +56,12 @@ impl PageMap {
 
     /// The last page that the view owns.
     pub fn last_private(&self) -> Option<u64> {
-        let last_of = |(first, words): (u64, &[u64])| {
+        let last_of = |(number, words): (u64, &Words)| {
             let at = words.iter().rposition(|word| word & LOW != 0)?;
             let page = u64::from((words[at] & LOW).ilog2()) / 2;
-            Some((first + at as u64) * PAGES_PER_WORD + page)
+            Some(number * PAGES_PER_CHUNK + at as u64 * PAGES_PER_WORD + page)
         };
-        self.words().filter_map(last_of).max()
+        self.chunks().filter_map(last_of).max()
     }
 
     pub fn get(&self, page: u64) -> State {
@@ -111,19 +114,16 @@ impl PageMap {
                 page = self.next_chunk(key).min(range.end);
                 continue;
             }
-            let chunk_end = ((key + 1) * PAGES_PER_CHUNK).min(range.end);
+            let chunk_end = Self::chunk_end(page).min(range.end);
             let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; WORDS_PER_CHUNK]));
-            while page < chunk_end {
-                let word = &mut chunk[(page / PAGES_PER_WORD) as usize % WORDS_PER_CHUNK];
-                let from = page % PAGES_PER_WORD;
-                let to = (from + (chunk_end - page)).min(PAGES_PER_WORD);
-                let mask = lanes(from, to);
+            for_each_word(page..chunk_end, |at, mask| {
+                let word = &mut chunk[at];
                 let new = (*word & !mask) | (uniform(state) & mask);
                 self.private = self.private + count_private(new) - count_private(*word);
                 self.zero = self.zero + count_zero(new) - count_zero(*word);
                 *word = new;
-                page += to - from;
-            }
+            });
+            page = chunk_end;
             if chunk.iter().all(|word| *word == 0) {
                 self.chunks.remove(&key);
             }
@@ -138,34 +138,30 @@ impl PageMap {
         }
     }
 
-    /// Where the piece of the map that holds `page` ends; [`Self::words_with`] of one piece is short.
-    pub fn piece_end(page: u64) -> u64 {
+    /// The number of the chunk that holds `page`.
+    pub fn chunk_of(page: u64) -> u64 {
+        page / PAGES_PER_CHUNK
+    }
+
+    /// The first page that the chunk of `page` does not hold.
+    pub fn chunk_end(page: u64) -> u64 {
         (page / PAGES_PER_CHUNK + 1) * PAGES_PER_CHUNK
     }
 
-    /// The words of the piece that holds `page`, as they are: the first word's index, and they.
-    pub fn piece(&self, page: u64) -> (u64, Vec<u64>) {
-        let first = page / PAGES_PER_CHUNK * WORDS_PER_CHUNK as u64;
-        (first, (first..first + WORDS_PER_CHUNK as u64).map(|index| self.word(index)).collect())
+    pub fn chunk(&self, number: u64) -> Words {
+        self.chunks.get(&number).map_or([0; WORDS_PER_CHUNK], |chunk| **chunk)
     }
 
-    /// The words that would hold the states of `pages` if all of these had `state`: the first
-    /// word's index, and they.
-    pub fn words_with(&self, pages: Range<u64>, state: State) -> (u64, Vec<u64>) {
-        let first = pages.start / PAGES_PER_WORD;
-        let words = (first..pages.end.div_ceil(PAGES_PER_WORD)).map(|index| {
-            let base = index * PAGES_PER_WORD;
-            let from = pages.start.saturating_sub(base);
-            let to = (pages.end - base).min(PAGES_PER_WORD);
-            let mask = lanes(from, to);
-            (self.word(index) & !mask) | (uniform(state) & mask)
-        });
-        (first, words.collect())
+    /// The chunk that holds `pages`, which end with it at the latest, as it would be if all of these had `state`.
+    pub fn chunk_with(&self, pages: Range<u64>, state: State) -> Words {
+        let mut chunk = self.chunk(Self::chunk_of(pages.start));
+        for_each_word(pages, |at, mask| chunk[at] = (chunk[at] & !mask) | (uniform(state) & mask));
+        chunk
     }
 
-    /// All words, as far as they hold something: the first word's index, and they.
-    pub fn words(&self) -> impl Iterator<Item = (u64, &[u64])> {
-        self.chunks.iter().map(|(chunk, words)| (chunk * WORDS_PER_CHUNK as u64, &words[..]))
+    /// All chunks that hold something, with their numbers.
+    pub fn chunks(&self) -> impl Iterator<Item = (u64, &Words)> {
+        self.chunks.iter().map(|(number, words)| (*number, &**words))
     }
 
     /// The chunks that differ in `other`, by their number.
@@ -216,6 +212,17 @@ fn state_in(word: u64, page: u64) -> State {
 
 fn uniform(state: State) -> u64 {
     LOW * state as u64
+}
+
+/// The index in their chunk of the words that hold `pages`, and the bits there.
+fn for_each_word(pages: Range<u64>, mut act: impl FnMut(usize, u64)) {
+    let mut page = pages.start;
+    while page < pages.end {
+        let from = page % PAGES_PER_WORD;
+        let to = (from + (pages.end - page)).min(PAGES_PER_WORD);
+        act((page % PAGES_PER_CHUNK / PAGES_PER_WORD) as usize, lanes(from, to));
+        page += to - from;
+    }
 }
 
 /// The bits of pages `from..to` of one word; `from < to <= 32`.
@@ -271,12 +278,12 @@ mod tests {
             };
             check(&map, &model)?;
 
-            let (at, state) = (cut / 2..cut, State::Zero);
-            let (first, words) = map.words_with(at.clone(), state);
+            let start = cut / 2;
+            let (at, state) = (start..cut.min(PageMap::chunk_end(start)), State::Zero);
+            let words = map.chunk_with(at.clone(), state);
             map.set(at.clone(), state);
             model[at.start as usize..at.end as usize].fill(state);
-            let kept: Vec<u64> = (first..first + words.len() as u64).map(|w| map.word(w)).collect();
-            prop_assert_eq!(words, kept);
+            prop_assert_eq!(words, map.chunk(PageMap::chunk_of(start)));
 
             let words: Vec<u64> = (0..PAGES.div_ceil(PAGES_PER_WORD)).map(|w| map.word(w)).collect();
             let mut again = PageMap::default();

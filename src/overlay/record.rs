@@ -9,7 +9,7 @@
 //!      0     8  magic "TFSVIEW\0"
 //!      8     4  version, little endian, as all numbers
 //!     12     4  length of what follows the header
-//!     16     4  CRC-32 (IEEE) of all that follows it
+//!     16     4  CRC-32 (IEEE) of the version, the length and all that follows it
 //!     20     8  number
 //!     28    16  the start of the machine in which it was written (boot.rs)
 //!     44     4  n: length of the template's path
@@ -17,7 +17,9 @@
 //!   48+n        JSON of [`Record`], without the path
 //! ```
 //!
-//! Version 1 had one copy, in which the JSON, the path with it, followed the CRC.
+//! A file keeps its version for as long as it lives. Up to version 2 the page states have no checksums, and
+//! that of the record is of what follows it alone. Version 1 had one copy, in which the JSON, the path with it,
+//! followed the CRC; it goes on as version 2.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +28,11 @@ use crate::name::Label;
 use crate::store::Identity;
 
 const MAGIC: &[u8; 8] = b"TFSVIEW\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The first version whose page states have checksums.
+pub const SEALED: u32 = 3;
+/// The first one of two copies.
+const TWICE: u32 = 2;
 const HEADER: usize = 48;
 /// Where what the checksum is of begins.
 const CHECKED: usize = 20;
@@ -114,7 +120,8 @@ impl Copies {
 
     /// What is to be written where, to make `record` the one that counts.
     pub fn next(&self, record: Record, boot: Boot) -> Result<(Self, Vec<u8>), RecordError> {
-        let copy = RecordCopy { number: self.copy.number + 1, boot, record, version: VERSION };
+        let version = self.copy.version.max(TWICE);
+        let copy = RecordCopy { number: self.copy.number + 1, boot, record, version };
         let bytes = copy.encode()?;
         let at = if self.at == 0 { self.second } else { 0 };
         match bytes.len() <= self.second {
@@ -163,9 +170,10 @@ impl RecordCopy {
         checked.extend_from_slice(&json);
         let mut out = Vec::with_capacity(CHECKED + checked.len());
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.version.to_le_bytes());
         out.extend_from_slice(&((path.len() + json.len()) as u32).to_le_bytes());
-        out.extend_from_slice(&crc32fast::hash(&checked).to_le_bytes());
+        let checksum = checksum(self.version, &out[8..], &checked);
+        out.extend_from_slice(&checksum.to_le_bytes());
         out.extend_from_slice(&checked);
         Ok(out)
     }
@@ -179,12 +187,12 @@ impl RecordCopy {
         let length = u32::from_le_bytes(field(bytes, 12)?) as usize;
         let checked = match version {
             1 => CHECKED.checked_add(length),
-            VERSION => HEADER.checked_add(length),
+            TWICE..=VERSION => HEADER.checked_add(length),
             other => return Err(RecordError::Version(other)),
         };
         let end = checked.ok_or(RecordError::Damaged)?;
         let checked = bytes.get(CHECKED..end).ok_or(RecordError::Damaged)?;
-        if crc32fast::hash(checked) != u32::from_le_bytes(field(bytes, 16)?) {
+        if checksum(version, &bytes[8..16], checked) != u32::from_le_bytes(field(bytes, 16)?) {
             return Err(RecordError::Damaged);
         }
         let (number, boot, path, json) = match version {
@@ -205,6 +213,15 @@ impl RecordCopy {
         let sane = record.extent.template_len <= record.extent.size.min(record.identity.size);
         if sane { Ok((Self { number, boot, record, version }, end)) } else { Err(RecordError::Damaged) }
     }
+}
+
+fn checksum(version: u32, header: &[u8], rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    if version >= SEALED {
+        hasher.update(header);
+    }
+    hasher.update(rest);
+    hasher.finalize()
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], RecordError> {
@@ -296,11 +313,26 @@ mod tests {
         }
     }
 
+    /// Its page states have no checksums, and there is no instant at which all of them could get theirs.
+    #[test]
+    fn one_of_version_2_stays_one() {
+        let (mut new, _) = new(record());
+        new.copy.version = 2;
+        let (written, copy) = new.next(record(), Boot(8)).unwrap();
+        let mut bytes = Vec::new();
+        self::written(&mut bytes, &written, &copy);
+        let found = Copies::decode(&bytes).unwrap();
+        assert_eq!((&found.copy.record, found.copy.version), (&record(), 2));
+        assert_eq!(found.next(record(), Boot(9)).unwrap().0.copy.version, 2);
+        bytes[written.at + 8] = 3;
+        assert_eq!(Copies::decode(&bytes), Err(RecordError::Damaged));
+    }
+
     #[test]
     fn a_newer_version_is_told_from_damage() {
         let (found, mut bytes) = new(record());
-        bytes[found.second + 8] = 3;
-        assert_eq!(Copies::decode(&bytes), Err(RecordError::Version(3)));
+        bytes[found.second + 8] = 4;
+        assert_eq!(Copies::decode(&bytes), Err(RecordError::Version(4)));
     }
 
     #[test]

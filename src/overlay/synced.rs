@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::boot::Boot;
 use super::disk::{DiskFile, sync_directory};
 use super::map_file::MapFile;
-use super::pages::{PAGES_PER_WORD, WORDS_PER_CHUNK};
+use super::pages::PageMap;
 use crate::error::Result;
 
 pub struct Synced {
@@ -38,7 +38,7 @@ pub struct Synced {
 struct Changed {
     /// Chunks of the page map.
     chunks: BTreeSet<u64>,
-    /// How short the map file was in between.
+    /// The first page that the map file held nothing of in between.
     shortest: Option<u64>,
 }
 
@@ -83,16 +83,10 @@ impl Synced {
         self.file.change_record(|_| {})
     }
 
-    /// `count` words of the map file from `first` on have changed.
-    pub fn note_words(&self, first: u64, count: u64) {
-        let chunk = |word: u64| word / WORDS_PER_CHUNK as u64;
-        self.note_chunks(chunk(first)..=chunk(first + count.max(1) - 1));
-    }
-
-    /// The map file was cut to this length, and the word at its end has changed.
-    pub fn note_cut(&self, page: u64, length: u64) {
-        let chunks = BTreeSet::from([page / PAGES_PER_WORD / WORDS_PER_CHUNK as u64]);
-        self.changed.lock().add(Changed { chunks, shortest: Some(length) });
+    /// The map file was cut at `page`, and ends with the page before `end`.
+    pub fn note_cut(&self, page: u64, end: u64) {
+        let chunks = BTreeSet::from([PageMap::chunk_of(page)]);
+        self.changed.lock().add(Changed { chunks, shortest: Some(end) });
     }
 
     pub fn note_chunks(&self, chunks: impl IntoIterator<Item = u64>) {
@@ -121,8 +115,7 @@ impl Synced {
     fn follow_changed(&self, now: &MapFile, data: &DiskFile, changed: &Changed) -> io::Result<()> {
         let mut chunks = Vec::with_capacity(changed.chunks.len());
         for chunk in &changed.chunks {
-            let first = chunk * WORDS_PER_CHUNK as u64;
-            chunks.push((first, now.words(first, WORDS_PER_CHUNK)?));
+            chunks.push((*chunk, now.chunk(*chunk)?));
         }
         // After the states: with an older record they would show the template where it was cut off.
         let record = now.record();
@@ -138,11 +131,11 @@ impl Synced {
         if changed.is_nothing() {
             return Ok(());
         }
-        if let Some(length) = changed.shortest {
-            self.file.shorten(length)?;
+        if let Some(end) = changed.shortest {
+            self.file.end_at(end)?;
         }
-        for (first, words) in chunks {
-            self.file.keep_words(first, &words)?;
+        for (number, words) in chunks {
+            self.file.keep_chunk(number, &words)?;
         }
         self.file.sync()
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::pages::WORDS_PER_CHUNK;
 use super::*;
 use crate::store::{DirectoryStore, Found, Store};
 
@@ -272,7 +273,9 @@ fn an_append_that_was_cut_short_leaves_nothing_behind() {
     drop(fixture.create());
     let (files, _) = ViewFiles::open(fixture.state.path(), KEY, Lasts::Yes).unwrap().unwrap();
     files.write_at(&[9; 2 * PAGE as usize], 0).unwrap();
-    files.keep_pages(0, &[0b0101]).unwrap();
+    let mut words = [0; WORDS_PER_CHUNK];
+    words[0] = 0b0101;
+    files.keep_chunk(0, &words).unwrap();
     drop(files);
     let view = fixture.reopen();
     assert_eq!(view.usage().private_bytes, PAGE);
@@ -365,17 +368,83 @@ fn a_sparse_terabyte_is_one_views_work() {
     assert_eq!(view.next_data(0).unwrap(), None);
 }
 
+fn map_path(fixture: &Fixture) -> std::path::PathBuf {
+    fixture.state.path().join(format!("{KEY}.map"))
+}
+
+/// Writes the map file anew as version 2 did: words without checksums. Its handle.
+fn as_version_2(fixture: &Fixture) -> std::fs::File {
+    let (record, pages) = peek(fixture.state.path(), KEY).unwrap();
+    let (mut copies, _) = Copies::new(record.clone(), Boot::current()).unwrap();
+    copies.copy.version = 2;
+    let (copy, bytes) = copies.next(record, Boot::current()).unwrap();
+    let map = std::fs::File::create(map_path(fixture)).unwrap();
+    map.write_all_at(&bytes, copy.at as u64).unwrap();
+    for (number, words) in pages.chunks() {
+        let first = number * WORDS_PER_CHUNK as u64;
+        map.write_all_at(&Units::Words.encode(first, words), record::RECORD_SPACE as u64 + 8 * first)
+            .unwrap();
+    }
+    map
+}
+
 /// A part of a word at the end of a map was no state when a view was opened, and became one by that.
 #[test]
 fn a_torn_word_at_the_end_of_a_map_never_counts() {
     let fixture = Fixture::new(3 * PAGE);
     fixture.create().write(0, &[1]).unwrap();
-    let path = fixture.state.path().join(format!("{KEY}.map"));
-    let map = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    let map = as_version_2(&fixture);
     map.set_len(record::RECORD_SPACE as u64).unwrap();
     map.write_all_at(&[0xff; 3], record::RECORD_SPACE as u64).unwrap();
     for _ in 0..2 {
         let (_, pages) = ViewFiles::open(fixture.state.path(), KEY, Lasts::Yes).unwrap().expect("a view");
         assert_eq!((pages.private(), pages.zero()), (0, 0));
     }
+}
+
+/// A bit that flips there would show the template where a guest has written, and the other way round.
+#[test]
+fn page_states_that_are_damaged_are_no_view() {
+    let fixture = Fixture::new(3 * PAGE);
+    fixture.create().write(0, &[1]).unwrap();
+    let map = std::fs::OpenOptions::new().read(true).write(true).open(map_path(&fixture)).unwrap();
+    let open = || ViewFiles::open(fixture.state.path(), KEY, Lasts::Yes);
+    let states = record::RECORD_SPACE as u64;
+    let mut kept = [0; 512];
+    map.read_exact_at(&mut kept, states).unwrap();
+    for at in [0, 7, 300, 504, 511] {
+        map.write_all_at(&[kept[at as usize] ^ 4], states + at).unwrap();
+        let error = open().err().expect("it is damaged").to_string();
+        assert!(error.contains("from 0 on are torn or damaged"), "{error}");
+        map.write_all_at(&kept, states).unwrap();
+    }
+    map.set_len(states + 511).unwrap();
+    assert!(open().is_err());
+    map.write_all_at(&kept, states).unwrap();
+    assert_eq!(open().unwrap().expect("a view").1.private(), 1);
+}
+
+#[test]
+fn a_view_of_version_2_goes_on() {
+    let pages = 3 * 2048;
+    let fixture = Fixture::new(pages * PAGE);
+    let mut model = fixture.content.clone();
+    let view = fixture.create();
+    let mut write = |view: &Overlay, page: u64, byte: u8| {
+        view.write(page * PAGE + 5, &[byte; 2 * PAGE as usize]).unwrap();
+        model[(page * PAGE) as usize + 5..][..2 * PAGE as usize].fill(byte);
+    };
+    [0, 2015, 2047, 4031, 6000].into_iter().for_each(|page| write(&view, page, 1));
+    drop(view);
+    drop(as_version_2(&fixture));
+    let view = fixture.reopen();
+    [31, 2014, 4032].into_iter().for_each(|page| write(&view, page, 2));
+    view.sync().unwrap();
+    view.truncate(4040 * PAGE + 1).unwrap();
+    model.truncate(4040 * PAGE as usize + 1);
+    for _ in 0..2 {
+        assert_equal(&fixture.reopen(), &model);
+    }
+    let length = std::fs::metadata(map_path(&fixture)).unwrap().len();
+    assert_eq!(length, record::RECORD_SPACE as u64 + 8 * 4041u64.div_ceil(32));
 }

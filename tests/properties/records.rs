@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use templatefs::engine::{Entry, Ledger};
 use templatefs::holder::wire::{self, Message};
 use templatefs::journal;
-use templatefs::overlay::{self, Boot, Copies, Extent, Lasts, PAGE, PageMap, Record, ViewFiles};
+use templatefs::overlay::{self, Boot, Copies, Extent, Lasts, PAGE, PageMap, Record, Units, ViewFiles};
 use templatefs::profile;
 use templatefs::state::Mounted;
 use templatefs::store::Identity;
@@ -44,8 +44,11 @@ const OF_A_VIEW: &[u8; 8] = b"TFSVIEW\0";
 fn the_record_of_a_view(bytes: &[u8]) {
     let checksum = crc32fast::hash(bytes);
     let first = sealed(OF_A_VIEW, 1, &[bytes.len() as u32, checksum], bytes);
-    let second = sealed(OF_A_VIEW, 2, &[(bytes.len() as u32).wrapping_sub(28), checksum], bytes);
-    for bytes in [bytes.to_vec(), first, second] {
+    let length = (bytes.len() as u32).wrapping_sub(28);
+    let second = sealed(OF_A_VIEW, 2, &[length, checksum], bytes);
+    let header = [3u32.to_le_bytes(), length.to_le_bytes()].concat();
+    let third = sealed(OF_A_VIEW, 3, &[length, crc32fast::hash(&[&header, bytes].concat())], bytes);
+    for bytes in [bytes.to_vec(), first, second, third] {
         let Ok(Copies { copy, .. }) = Copies::decode(&bytes) else { continue };
         assert!(copy.record.extent.template_len <= copy.record.extent.size, "{copy:?}");
         if let Ok((_, again)) = Copies::new(copy.record.clone(), copy.boot) {
@@ -54,9 +57,22 @@ fn the_record_of_a_view(bytes: &[u8]) {
     }
 }
 
-/// Where in the file, and of which size the view is; then words.
+/// Where in the file, and of which size the view is; then words: as any bytes, and with their seals.
 fn the_map_of_a_view(bytes: &[u8]) {
     let Some(((offset, size), words)) = two_numbers(bytes) else { return };
+    for version in [2, 3] {
+        a_map(version, size, words, offset);
+    }
+    let unit = offset / 512;
+    let mut states: Vec<u64> = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    states.resize(states.len().next_multiple_of(Units::Sealed.words()), 0);
+    // The records before them take 16 KiB.
+    if let Some(at) = unit.checked_mul(512).and_then(|at| at.checked_add(16384)) {
+        a_map(3, size, &Units::Sealed.encode(unit, &states), at);
+    }
+}
+
+fn a_map(version: u32, size: u64, words: &[u8], offset: u64) {
     let directory = scratch();
     let (map, data) = (directory.path().join("v.map"), directory.path().join("v.data"));
     let identity = Identity { dev: 1, ino: 2, size: u64::MAX, mtime_ns: 3, btime_ns: None };
@@ -72,8 +88,10 @@ fn the_map_of_a_view(bytes: &[u8]) {
         created: 1,
     };
     let file = File::create(&map).unwrap();
-    let (_, both) = Copies::new(record, Boot::current()).unwrap();
-    file.write_all_at(&both, 0).unwrap();
+    let (mut copies, _) = Copies::new(record.clone(), Boot::current()).unwrap();
+    copies.copy.version = version;
+    let (next, copy) = copies.next(record, Boot::current()).unwrap();
+    file.write_all_at(&copy, next.at as u64).unwrap();
     // Beyond what the filesystem can hold there can be no words.
     if file.write_all_at(words, offset).is_err() {
         return;
@@ -103,8 +121,8 @@ fn the_words_of_a_map(bytes: &[u8]) {
         let index = first + at as u64;
         let start = index * 32;
         let state = map.get(start);
-        let (at, kept) = map.words_with(start..start + 1, state);
-        assert_eq!((at, kept), (index, vec![*word]));
+        let chunk = map.chunk_with(start..start + 1, state);
+        assert_eq!(chunk[index as usize % chunk.len()], *word);
     }
     let private: u64 = words.iter().map(|word| u64::from((word & 0x5555_5555_5555_5555).count_ones())).sum();
     assert_eq!(map.private(), private);
