@@ -37,13 +37,16 @@ const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(8);
 const WORK: &str = "TEMPLATEFS_BENCH_WORK";
 
-/// What the flooder does, and how often each of its processes wants to.
-const FLOODS: [(&str, &str, usize); 5] = [
+/// What the flooder does, and how often each of its processes wants to. `own`: it opens private views by another name
+/// than the other user does, for which the kernel has an entry of its own.
+const FLOODS: [(&str, &str, usize); 7] = [
     ("a loop that asks for nothing", "spin", 0),
     ("lookups of junk queries", "junk", 25_000),
     ("stat of 100,000 names", "stat", 25_000),
     ("open and close, ROM and private", "open", 0),
     ("10,000 private views, held", "view", 2_500),
+    ("open and close, by names of its own", "open own", 0),
+    ("10,000 views held, by names of its own", "view own", 2_500),
 ];
 
 fn main() {
@@ -53,7 +56,7 @@ fn main() {
     if !is_root() {
         return println!("skipped: other users need root");
     }
-    let _limit = limit(Duration::from_secs(240));
+    let _limit = limit(Duration::from_secs(300));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = thread::available_parallelism().map_or(0, usize::from);
     println!("kernel {}, {cpus} CPUs, {PROCESSES} flooding processes, {ROUNDS} rounds", kernel.trim());
@@ -227,7 +230,7 @@ impl Other {
 
 fn child(work: &str) {
     let path = PathBuf::from(std::env::args_os().nth(1).unwrap());
-    match work.split_once(' ') {
+    match work.rsplit_once(' ') {
         None => io::stdin().lines().for_each(|_| time(&path)),
         Some((what, count)) => flood(what, count.parse().unwrap(), &path),
     }
@@ -260,7 +263,11 @@ fn query(path: &Path, query: &str) -> PathBuf {
 
 /// Floods, tells how its calls ended, and keeps what is open until nobody listens any more.
 fn flood(what: &str, count: usize, path: &Path) {
-    let (own, private) = (std::process::id(), private(path));
+    let own = std::process::id();
+    let (what, private) = match what.strip_suffix(" own") {
+        Some(what) => (what, query(path, &format!("rom=off&vm=f{own}"))),
+        None => (what, private(path)),
+    };
     let mut held = Vec::new();
     let mut calls = BTreeMap::<String, usize>::new();
     let start = Instant::now();
