@@ -120,6 +120,8 @@ pub fn serve(
         Err(error) => return Err(error).inspect_err(undo),
     };
     confine(config, &templates, shown, is_successor).inspect_err(undo)?;
+    // Before the first view can be opened and closed.
+    let learning = start_learning(&engine, &profiles, &inspector).inspect_err(undo)?;
     let started = match is_successor {
         true => take_over(&engine, control, &device, kept, config),
         false => begin(&engine, control, &device, keeper, config),
@@ -146,7 +148,6 @@ pub fn serve(
             told => told?,
         }
         start_settling(&engine)?;
-        let learning = start_learning(&engine, &profiles, &inspector)?;
         start_forgetting(&engine, notifier.clone())?;
         if engine.warms() {
             start_warming(&engine, &profiles, notifier)?;
@@ -154,9 +155,9 @@ pub fn serve(
         obey_signals(signals, engine.clone(), mountpoint.clone())?;
         // The file of a unix socket goes when this does.
         let metrics = listener.map(|listener| serve_metrics(listener, inspector)).transpose()?;
-        Ok((running, learning, metrics))
+        Ok((running, metrics))
     });
-    let (running, learning, _metrics) = serving.inspect_err(undo)?;
+    let (running, _metrics) = serving.inspect_err(undo)?;
     if !is_successor {
         log::info!("{} is mounted on {}", config.store.display(), mountpoint.display());
     }

@@ -244,6 +244,7 @@ fn views_that_are_set_aside_are_listed_until_they_are_put_right_or_discarded() {
         "{table}"
     );
     assert_eq!(metric(&mounted, SET_ASIDE), 3);
+    assert!(stdout(&mounted, "doctor").contains(&format!("set aside: {}, a, rest", nameless.id)));
 
     for (map, bytes) in maps[..2].iter().zip(&before) {
         fs::write(map, bytes).unwrap();

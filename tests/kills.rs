@@ -45,10 +45,15 @@ fn nor_where_views_are_warm() {
     println!("{} views were warmed", log.matches(" is warm with ").count());
 }
 
+/// In which so many kills are over, or hang.
+fn time(kills: u64) -> Duration {
+    Duration::from_secs(120 + 4 * kills)
+}
+
 /// Lets a process serve for at most `pause` milliseconds, mostly. Returns what the daemons logged.
 fn run(arguments: &[&'static str], pause: u64) -> String {
     let kills = number(KILLS, 25);
-    let _limit = limit(Duration::from_secs(120 + 4 * kills));
+    let _limit = limit(time(kills));
     let seed = seed();
     println!("{KILLS}={kills}");
     let mut arguments = arguments.to_vec();
@@ -128,6 +133,6 @@ impl Guests {
 
 #[test]
 fn nor_in_an_ordinary_users_mount() {
-    let _limit = limit(Duration::from_secs(240));
+    let _limit = limit(time(number(KILLS, 25)) + Duration::from_secs(10));
     again_as_ordinary_user("nothing_is_lost_however_often_the_serving_process_is_killed");
 }

@@ -18,7 +18,9 @@ use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use common::clones::open_directory;
-use common::files::{assert_refused, bytes_at, error_line, open_ro, opened, wait_for_no_view_files};
+use common::files::{
+    assert_refused, bytes_at, error_line, open_ro, opened, view_files, wait_for_no_view_files,
+};
 use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, binary};
@@ -374,4 +376,8 @@ fn a_panic_costs_at_most_its_own_request() {
         used.assert_whole(step, 1);
     }
     assert!(used.mounted.log().contains("a defect of templatefs, please report it"));
+    // An OPEN that was answered EIO has opened nothing.
+    let nameless = |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes().starts_with(b"u-");
+    let gone = poll(SOON, || (!view_files(&used.mounted).iter().any(nameless)).then_some(()));
+    assert!(gone.is_some(), "left over: {:?}", view_files(&used.mounted));
 }

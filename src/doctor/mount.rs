@@ -22,6 +22,8 @@ pub struct Mount {
     pub max_ratio: Option<u64>,
     pub strict_limit: Option<u64>,
     pub state: Option<Place>,
+    /// The views that cannot be used as they are, of those that this user may see.
+    pub set_aside: Option<Vec<String>>,
 }
 
 pub fn findings(mount: &Mount) -> Vec<Finding> {
@@ -32,6 +34,7 @@ pub fn findings(mount: &Mount) -> Vec<Finding> {
         Some(place) => host::state(place),
         None => unknown("state directory", "where the private pages are"),
     });
+    found.push(views(mount));
     found
 }
 
@@ -118,6 +121,24 @@ fn store(mount: &Mount) -> Finding {
     }
 }
 
+fn views(mount: &Mount) -> Finding {
+    let about = "views";
+    match mount.set_aside.as_deref() {
+        Some([]) => Finding::ok(about, "none is set aside"),
+        Some(aside) => Finding::new(
+            Level::Warning,
+            about,
+            format!("set aside: {}", aside.join(", ")),
+            "who has them open gets errors, and nobody else can open them",
+            format!(
+                "templatefs views {} says why; put their files right and run templatefs upgrade, or discard them",
+                mount.path
+            ),
+        ),
+        None => unknown(about, "whether any is set aside"),
+    }
+}
+
 fn write_back(mount: &Mount) -> Finding {
     let about = "write-back";
     let (Some(ratio), strict) = (mount.max_ratio, mount.strict_limit) else {
@@ -195,6 +216,7 @@ mod tests {
                 total: 1 << 30,
                 free: 1 << 29,
             }),
+            set_aside: Some(Vec::new()),
         }
     }
 
@@ -216,11 +238,12 @@ mod tests {
             (Mount { holder: Some(false), serving: Some(false), ..good() }, Level::Error, "umount"),
             (Mount { passthrough: Some(false), ..good() }, Level::Warning, "as root"),
             (Mount { store_read_only: Some(false), ..good() }, Level::Note, "read-only"),
+            (Mount { set_aside: Some(vec!["web-1".into()]), ..good() }, Level::Warning, "views /mnt/t"),
             (Mount { max_ratio: Some(1), ..good() }, Level::Warning, "max_ratio"),
             (Mount { strict_limit: Some(1), ..good() }, Level::Warning, "strict_limit"),
             (Mount { read_ahead_kib: Some(4), ..good() }, Level::Warning, "--read-ahead"),
             (Mount { read_ahead_kib: Some(128), ..good() }, Level::Note, "--read-ahead 1024"),
-            (Mount { state: None, passthrough: None, holder: None, ..good() }, Level::Note, "that user"),
+            (Mount { state: None, passthrough: None, set_aside: None, ..good() }, Level::Note, "that user"),
         ] {
             let found = findings(&mount).into_iter().max_by_key(|found| found.level).unwrap();
             assert_eq!(found.level, level, "{found:#?}");

@@ -8,6 +8,7 @@ use super::Engine;
 use super::counters::Counters;
 use super::ledger::Entry;
 use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
+use super::recorder::Recorder;
 use super::shares::{Claim, Thing};
 use crate::access::{Caller, READ};
 use crate::error::{Error, Result};
@@ -160,7 +161,6 @@ impl Engine {
             }
             return Err(error);
         }
-        step("open 4: recorded");
         Ok(Opened { handle, plane, backing, drop_cache, inspection })
     }
 
@@ -168,6 +168,8 @@ impl Engine {
     /// put there again.
     fn record_open(&self, open: &Handle, handle: HandleId, request: u64) -> Result<()> {
         self.recorder.record(Entry::Opened(open.recorded(handle, request)))?;
+        let _taken_back = TakenBack { recorder: &self.recorder, handle };
+        step("open 4: recorded");
         match &open.node.what {
             What::Private(PrivateRef { view: Some(view), .. }) if open.node.content().1 => {
                 self.recorder.record(Entry::Retired { node: open.node.id, view: view.clone() })
@@ -372,6 +374,20 @@ impl Engine {
 }
 
 /// What is open already, and nothing of a file.
+/// An OPEN that panics once it is on record is answered EIO: nobody will release it.
+struct TakenBack<'a> {
+    recorder: &'a Recorder,
+    handle: HandleId,
+}
+
+impl Drop for TakenBack<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.recorder.record_past(Entry::Released { handle: self.handle });
+        }
+    }
+}
+
 fn open_to_look(node: &Node, access: Access) -> Result<(Content, Plane)> {
     let content = node.content().0.ok_or_else(|| busy(node.id))?;
     let plane = match &content {

@@ -37,6 +37,7 @@ pub fn mount(path: &Path) -> Result<Mount> {
     let version = ask(&real, "version").map(|text| String::from_utf8_lossy(&text).trim().to_owned());
     let state = version.as_ref().and_then(|_| ask(&real, "state"));
     let state = state.map(|text| PathBuf::from(OsStr::from_bytes(text.trim_ascii_end())));
+    let set_aside = version.as_ref().and_then(|_| set_aside(&real));
     let known = state.as_deref().and_then(state::description);
     let lives = |pid: u32| Pid::from_raw(pid as i32).map(|pid| test_kill_process(pid).is_ok());
     let device = entry.device;
@@ -53,7 +54,14 @@ pub fn mount(path: &Path) -> Result<Mount> {
         max_ratio: bdi::read(device, "max_ratio"),
         strict_limit: bdi::read(device, "strict_limit"),
         state: state.as_deref().and_then(place),
+        set_aside,
     })
+}
+
+fn set_aside(mountpoint: &Path) -> Option<Vec<String>> {
+    let report: serde_json::Value = serde_json::from_slice(&ask(mountpoint, "views.json")?).ok()?;
+    let views = report["set_aside"].as_array()?.iter();
+    views.map(|view| view["id"].as_str().map(str::to_owned)).collect()
 }
 
 /// What a control file holds; None where it does not say in time.
