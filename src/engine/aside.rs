@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::Engine;
 use super::ledger::{Entry, OpenFile, Source};
 use super::nodes::What;
-use super::open::HandleId;
+use super::opened::HandleId;
 use crate::access::Caller;
 use crate::caller::is_operator;
 use crate::name::{Label, written};

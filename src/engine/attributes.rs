@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Engine;
 use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
-use super::open::HandleId;
+use super::opened::HandleId;
 use crate::access::{Caller, WRITE};
 use crate::error::{Error, Result};
 use crate::memory::{MemoryView, Owner};

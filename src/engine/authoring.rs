@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::nodes::{Content, Node, TemplateRef, What};
-use super::open::{Access, Plane};
+use super::opened::{Access, Plane};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
 use crate::pins::Authored;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::Engine;
 use super::counters::Counters;
 use super::nodes::{Content, Node, What};
-use super::open::{Handle, HandleId};
+use super::opened::{Handle, HandleId};
 use crate::error::{Error, Result};
 use crate::pins::Pinned;
 use crate::views::View;

@@ -6,7 +6,7 @@ use rustix::fs::{SealFlags, fcntl_add_seals};
 
 use super::Engine;
 use super::nodes::{Content, Node, PrivateRef, What};
-use super::open::Access;
+use super::opened::Access;
 use crate::access::Caller;
 use crate::error::{Error, Result};
 use crate::memory::{self, Circumstances, MemoryView};

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::nodes::What;
-use super::open::{Access, HandleId};
+use super::opened::{Access, HandleId};
 use crate::access::Caller;
 use crate::name::Label;
 
@@ -72,7 +72,7 @@ pub struct Negotiated {
     pub flags: u64,
 }
 
-/// One open file, as [`super::open::Handle`] is it.
+/// One open file, as [`super::opened::Handle`] is it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OpenFile {
     pub handle: HandleId,

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::Engine;
 use super::ledger::{OpenFile, RESENT, Source};
 use super::nodes::{Content, PrivateRef, TemplateRef, What};
-use super::open::{Handle, HandleId, Opened, Plane, ReadOnly};
+use super::opened::{Handle, HandleId, Opened, Plane, ReadOnly};
 use super::shares::Thing;
 use crate::error::{Error, Result};
 use crate::keeper::Kept;

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Engine;
 use super::counters::CounterValues;
 use super::nodes::{Content, Node, PrivateRef, TemplateRef, What};
-use super::open::Handle;
+use super::opened::Handle;
 use crate::access::{Caller, READ, SEARCH};
 use crate::caller::process_of;
 use crate::name::{Label, written};

@@ -12,7 +12,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
@@ -21,10 +21,10 @@ use rustix::io::Errno;
 use super::disk::{self, DiskFile};
 use super::map_file::MapFile;
 use super::pages::Words;
+use super::paths::{self, Paths};
 use super::synced::Synced;
 use super::{Backing, Extent, PAGE, PageMap, Record, State};
 use crate::error::{Error, Result};
-use crate::steps::step;
 
 pub struct ViewFiles {
     data: DiskFile,
@@ -40,22 +40,6 @@ pub struct ViewFiles {
 pub enum Lasts {
     Yes,
     No,
-}
-
-/// Where a view's files are.
-struct Paths {
-    data: PathBuf,
-    map: PathBuf,
-    /// What becomes the map.
-    new: PathBuf,
-    synced: PathBuf,
-}
-
-impl Paths {
-    fn new(directory: &Path, key: &str) -> Self {
-        let path = |extension: &str| directory.join(format!("{key}.{extension}"));
-        Self { data: path("data"), map: path("map"), new: path("new"), synced: path("synced") }
-    }
 }
 
 impl ViewFiles {
@@ -82,7 +66,7 @@ impl ViewFiles {
             ),
             _ => error,
         };
-        make().inspect_err(|_| drop(remove(directory, key))).map_err(gone)
+        make().inspect_err(|_| drop(paths::remove(directory, key))).map_err(gone)
     }
 
     /// Opens a view's files as the last daemon left them, and finishes what it had begun: nothing
@@ -354,42 +338,6 @@ fn open_both(paths: &Paths) -> Result<Option<(MapFile, Synced, Found)>> {
             Ok(Some((map, synced, Found::Unsynced)))
         }
     }
-}
-
-/// Removes a view's files; it is gone once the map file is, and where it would outlive the
-/// machine, gone on disk before the rest goes. Open ones go on working.
-pub fn remove(directory: &Path, key: &str) -> io::Result<()> {
-    let paths = Paths::new(directory, key);
-    disk::remove(&paths.new)?;
-    disk::remove(&paths.map)?;
-    if paths.synced.try_exists()? {
-        disk::sync_directory(directory)?;
-        disk::remove(&paths.synced)?;
-    }
-    disk::remove(&paths.data)
-}
-
-/// Gives the files of a view that has a name the key of one that has none, where there is none of
-/// that key yet: it can be done again after a kill at any instant.
-pub fn rename(directory: &Path, from: &str, to: &str) -> io::Result<()> {
-    let (from, to) = (Paths::new(directory, from), Paths::new(directory, to));
-    if to.map.try_exists()? && from.map.try_exists()? {
-        // All is done, and the name is another view's by now.
-        return Ok(());
-    }
-    let move_on = |from: &Path, to: &Path| {
-        if !to.try_exists()? {
-            disk::rename(from, to).or_else(disk::ignore_missing)?;
-        }
-        io::Result::Ok(())
-    };
-    move_on(&from.map, &to.map)?;
-    step("discard 3: half renamed");
-    if from.synced.try_exists()? {
-        disk::sync_directory(directory)?;
-    }
-    move_on(&from.data, &to.data)?;
-    if from.synced.try_exists()? { disk::remove(&from.synced) } else { Ok(()) }
 }
 
 /// What a view's files say, without changing them: they may be in use.
