@@ -244,6 +244,8 @@ fn views_that_are_set_aside_are_listed_until_they_are_put_right_or_discarded() {
         "{table}"
     );
     assert_eq!(metric(&mounted, SET_ASIDE), 3);
+    let top = mounted.command().args(["top", "--once"]).arg(&mounted.mountpoint).output().unwrap();
+    assert!(String::from_utf8(top.stdout).unwrap().contains("  3 set aside\n"));
     assert!(stdout(&mounted, "doctor").contains(&format!("set aside: {}, a, rest", nameless.id)));
 
     for (map, bytes) in maps[..2].iter().zip(&before) {

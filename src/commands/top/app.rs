@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+use crate::commands::views::Collected;
 use crate::inspect::ViewReport;
 use crate::inspect::summary::{Listed, Sums, by_label, by_name, count_vms, largest_first};
 
@@ -47,6 +48,8 @@ pub struct App {
     pub vms: usize,
     /// Of the total cost, so that views that come and go count too.
     pub growth: Option<i64>,
+    /// Views that cannot be used as they are.
+    pub set_aside: usize,
     /// When the figures were read.
     pub read: Option<Instant>,
     /// From this age on figures are old.
@@ -75,6 +78,7 @@ impl App {
             totals: Sums::of([]),
             vms: 0,
             growth: None,
+            set_aside: 0,
             read: None,
             detail: false,
             scrolled: 0,
@@ -104,6 +108,11 @@ impl App {
     /// What the detail pane is about, also when it is gone.
     pub fn selected_id(&self) -> &str {
         self.selected.as_ref().map_or("", |(_, id)| id)
+    }
+
+    pub fn show(&mut self, collected: Collected, now: Instant) {
+        self.set_aside = collected.set_aside.len();
+        self.update(collected.views, now);
     }
 
     pub fn update(&mut self, views: Vec<Listed>, now: Instant) {

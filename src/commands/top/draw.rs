@@ -47,8 +47,12 @@ fn heading(app: &App, now: Instant) -> Text<'_> {
 /// One line about all views.
 pub fn totals(app: &App) -> String {
     let growth = growth_per_second(app.growth);
+    let aside = match app.set_aside {
+        0 => String::new(),
+        views => format!("  {views} set aside"),
+    };
     format!(
-        "{}  {}  cost {}  saved {}  growth {growth}",
+        "{}  {}  cost {}  saved {}  growth {growth}{aside}",
         plural(app.rows().len(), "view"),
         plural(app.vms, "VM"),
         iec_or_dash(app.totals.cost_bytes),
@@ -181,6 +185,13 @@ mod tests {
                 "c cost  p private  g growth  n name  v VM  r reverse  ↑↓ Enter detail  q quit",
             ]
         );
+    }
+
+    #[test]
+    fn views_that_are_set_aside_are_counted() {
+        let mut app = app();
+        app.set_aside = 3;
+        assert!(totals(&app).ends_with("growth -  3 set aside"), "{}", totals(&app));
     }
 
     #[test]

@@ -20,10 +20,9 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::views::collect;
+use super::views::{Collected, collect};
 use crate::cli::TopArgs;
 use crate::error::{Error, Result};
-use crate::inspect::summary::Listed;
 use app::App;
 
 /// How long a report or a signal may go unnoticed. Keys are noticed at once.
@@ -36,7 +35,7 @@ pub fn run(args: &TopArgs) -> Result<ExitCode> {
         args.mountpoint.as_ref().map_or_else(|| "all mounts".into(), |path| path.display().to_string());
     let mut app = App::new(place, args.interval);
     // What is no mount is told before the screen changes.
-    app.update(look(args)?, Instant::now());
+    app.show(look(args)?, Instant::now());
     if args.once || !io::stdout().is_terminal() {
         plainly(args, &mut app)?;
     } else {
@@ -45,11 +44,11 @@ pub fn run(args: &TopArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn look(args: &TopArgs) -> Result<Vec<Listed>> {
+fn look(args: &TopArgs) -> Result<Collected> {
     let collected = collect(args.mountpoint.as_deref())?;
     match collected.mounts {
         0 => Err(Error::NotFound("there is no mount of templatefs that answers".into())),
-        _ => Ok(collected.views),
+        _ => Ok(collected),
     }
 }
 
@@ -67,12 +66,12 @@ fn plainly(args: &TopArgs, app: &mut App) -> Result<()> {
             return Ok(());
         }
         thread::sleep(args.interval);
-        app.update(look(args)?, Instant::now());
+        app.show(look(args)?, Instant::now());
         text = format!("\n{}", plain::frame(app));
     }
 }
 
-type Reports = Receiver<(Result<Vec<Listed>>, Instant)>;
+type Reports = Receiver<(Result<Collected>, Instant)>;
 
 /// Ends when nobody listens any more, or after an error.
 fn read_on(args: &TopArgs) -> Reports {
@@ -81,9 +80,9 @@ fn read_on(args: &TopArgs) -> Reports {
     thread::spawn(move || {
         loop {
             thread::sleep(args.interval);
-            let views = look(&args);
-            let failed = views.is_err();
-            if reports.send((views, Instant::now())).is_err() || failed {
+            let collected = look(&args);
+            let failed = collected.is_err();
+            if reports.send((collected, Instant::now())).is_err() || failed {
                 return;
             }
         }
@@ -131,8 +130,8 @@ fn wait(
             timeout = Duration::ZERO;
         }
         match reports.try_recv() {
-            Ok((views, at)) => {
-                app.update(views?, at);
+            Ok((collected, at)) => {
+                app.show(collected?, at);
                 changed = true;
             }
             Err(TryRecvError::Empty) => {}
