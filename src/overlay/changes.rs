@@ -18,14 +18,13 @@ impl Overlay {
 
     /// Finishes what a failure left half done.
     pub(super) fn finish(&self, shape: &mut Shape) -> io::Result<()> {
-        while let Some(page) = shape.unfinished.states.first().copied() {
-            let chunk = PageMap::chunk_of(page);
+        while let Some(chunk) = shape.unfinished.chunks.first().copied() {
             let words = shape.pages.chunk(chunk);
             // What failed for lack of room has changed nothing, and there still is none.
             if !self.backing.keeps_chunk(chunk, &words)? {
                 self.backing.keep_chunk(chunk, &words)?;
             }
-            shape.unfinished.states.remove(&page);
+            shape.unfinished.chunks.remove(&chunk);
         }
         if shape.unfinished.cut {
             let size = shape.extent.size;
@@ -184,9 +183,9 @@ impl Overlay {
                 continue;
             }
             let stop = PageMap::chunk_end(at).min(pages.end);
-            let words = shape.pages.chunk_with(at..stop, state);
-            if let Err(error) = self.backing.keep_chunk(PageMap::chunk_of(at), &words) {
-                shape.unfinished.states.insert(at);
+            let chunk = PageMap::chunk_of(at);
+            if let Err(error) = self.backing.keep_chunk(chunk, &shape.pages.chunk_with(at..stop, state)) {
+                shape.unfinished.chunks.insert(chunk);
                 return Err(error);
             }
             shape.pages.set(at..stop, state);

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::boot::Boot;
 use super::disk::DiskFile;
-use super::pages::{PAGES_PER_WORD, WORDS_PER_CHUNK, Words};
+use super::pages::{PAGES_PER_WORD, WORDS_PER_CHUNK, Words, lanes};
 use super::record::{Copies, RECORD_SPACE, SEALED};
 use super::seal::Units;
 use super::{PageMap, Record, RecordError};
@@ -108,8 +108,19 @@ impl MapFile {
 
     /// The first unit of a chunk of the page map, and the bytes of all of it.
     fn chunk_as_kept(&self, number: u64, words: &Words) -> (u64, Vec<u8>) {
-        let unit = number * (WORDS_PER_CHUNK / self.units.words()) as u64;
+        let unit = self.first_unit(number);
         (unit, self.units.encode(unit, words))
+    }
+
+    fn first_unit(&self, chunk: u64) -> u64 {
+        chunk * self.units.per_chunk() as u64
+    }
+
+    /// The words of so many units, as far as the file has them.
+    fn read_units(&self, first: u64, count: usize) -> io::Result<Vec<u64>> {
+        let mut bytes = vec![0; count * self.units.size() as usize];
+        let read = self.file.read_at(&mut bytes, self.offset(first))?;
+        self.units.decode(first, &bytes[..read])
     }
 
     pub fn keep_chunk(&self, number: u64, words: &Words) -> io::Result<()> {
@@ -135,11 +146,8 @@ impl MapFile {
     }
 
     pub fn chunk(&self, number: u64) -> io::Result<Words> {
-        let unit = number * (WORDS_PER_CHUNK / self.units.words()) as u64;
-        let mut bytes = vec![0; WORDS_PER_CHUNK / self.units.words() * self.units.size() as usize];
-        let length = self.file.read_at(&mut bytes, self.offset(unit))?;
+        let kept = self.read_units(self.first_unit(number), self.units.per_chunk())?;
         let mut words = [0; WORDS_PER_CHUNK];
-        let kept = self.units.decode(unit, &bytes[..length])?;
         words[..kept.len()].copy_from_slice(&kept);
         Ok(words)
     }
@@ -154,18 +162,13 @@ impl MapFile {
         if length <= offset {
             return Ok(length.saturating_sub(STATES) / self.units.size() * self.units.pages());
         }
-        let mut bytes = vec![0; self.units.size() as usize];
-        let read = self.file.read_at(&mut bytes, offset)?;
-        let before = self.units.decode(unit, &bytes[..read])?;
+        let before = self.read_units(unit, 1)?;
         if before.is_empty() {
             // Less than a word is none: it must not become one.
             self.file.set_len(offset)?;
             return Ok(unit * self.units.pages());
         }
-        let states = |(word, at): (&u64, u64)| {
-            let pages = page.saturating_sub(at).min(PAGES_PER_WORD);
-            if pages == PAGES_PER_WORD { *word } else { word & ((1 << (2 * pages)) - 1) }
-        };
+        let states = |(word, at): (&u64, u64)| word & lanes(0, page.saturating_sub(at).min(PAGES_PER_WORD));
         let starts = (unit * self.units.pages()..).step_by(PAGES_PER_WORD as usize);
         let after: Vec<u64> = before.iter().zip(starts).map(states).collect();
         if after != before {

@@ -74,7 +74,7 @@ impl PageMap {
         let state = self.get(start);
         let mut page = start;
         while page < limit {
-            let chunk = page / PAGES_PER_CHUNK;
+            let chunk = Self::chunk_of(page);
             if !self.chunks.contains_key(&chunk) {
                 if state != State::Template {
                     break;
@@ -109,7 +109,7 @@ impl PageMap {
     pub fn set(&mut self, range: Range<u64>, state: State) {
         let mut page = range.start;
         while page < range.end {
-            let key = page / PAGES_PER_CHUNK;
+            let key = Self::chunk_of(page);
             if state == State::Template && !self.chunks.contains_key(&key) {
                 page = self.next_chunk(key).min(range.end);
                 continue;
@@ -118,7 +118,7 @@ impl PageMap {
             let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; WORDS_PER_CHUNK]));
             for_each_word(page..chunk_end, |at, mask| {
                 let word = &mut chunk[at];
-                let new = (*word & !mask) | (uniform(state) & mask);
+                let new = with(*word, mask, state);
                 self.private = self.private + count_private(new) - count_private(*word);
                 self.zero = self.zero + count_zero(new) - count_zero(*word);
                 *word = new;
@@ -145,7 +145,7 @@ impl PageMap {
 
     /// The first page that the chunk of `page` does not hold.
     pub fn chunk_end(page: u64) -> u64 {
-        (page / PAGES_PER_CHUNK + 1) * PAGES_PER_CHUNK
+        (Self::chunk_of(page) + 1) * PAGES_PER_CHUNK
     }
 
     pub fn chunk(&self, number: u64) -> Words {
@@ -155,7 +155,7 @@ impl PageMap {
     /// The chunk that holds `pages`, which end with it at the latest, as it would be if all of these had `state`.
     pub fn chunk_with(&self, pages: Range<u64>, state: State) -> Words {
         let mut chunk = self.chunk(Self::chunk_of(pages.start));
-        for_each_word(pages, |at, mask| chunk[at] = (chunk[at] & !mask) | (uniform(state) & mask));
+        for_each_word(pages, |at, mask| chunk[at] = with(chunk[at], mask, state));
         chunk
     }
 
@@ -214,6 +214,11 @@ fn uniform(state: State) -> u64 {
     LOW * state as u64
 }
 
+/// The word, with this state for the pages of `mask`.
+fn with(word: u64, mask: u64, state: State) -> u64 {
+    (word & !mask) | (uniform(state) & mask)
+}
+
 /// The index in their chunk of the words that hold `pages`, and the bits there.
 fn for_each_word(pages: Range<u64>, mut act: impl FnMut(usize, u64)) {
     let mut page = pages.start;
@@ -225,8 +230,8 @@ fn for_each_word(pages: Range<u64>, mut act: impl FnMut(usize, u64)) {
     }
 }
 
-/// The bits of pages `from..to` of one word; `from < to <= 32`.
-fn lanes(from: u64, to: u64) -> u64 {
+/// The bits of pages `from..to` of one word; `from <= to <= 32`.
+pub fn lanes(from: u64, to: u64) -> u64 {
     let below = |page: u64| if page == PAGES_PER_WORD { u64::MAX } else { (1 << (2 * page)) - 1 };
     below(to) & !below(from)
 }

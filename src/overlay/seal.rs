@@ -42,6 +42,10 @@ impl Units {
         }
     }
 
+    pub fn per_chunk(self) -> usize {
+        WORDS_PER_CHUNK / self.words()
+    }
+
     pub fn pages(self) -> u64 {
         self.words() as u64 * PAGES_PER_WORD
     }

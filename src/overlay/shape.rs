@@ -21,8 +21,8 @@ pub struct Shape {
 /// What a backing that failed left half done.
 #[derive(Default)]
 pub struct Unfinished {
-    /// States, by a page of their piece of the map: what is kept of them may be what failed.
-    pub states: BTreeSet<u64>,
+    /// Chunks of the page map, by their number: what is kept of them may be what failed.
+    pub chunks: BTreeSet<u64>,
     /// There may be content and states beyond the view's end.
     pub cut: bool,
     /// Pages in which there may be content that no state claims.
