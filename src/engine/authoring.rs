@@ -8,7 +8,7 @@ use super::opened::{Access, Plane};
 use crate::access::{Caller, READ, WRITE};
 use crate::error::{Error, Result};
 use crate::pins::Authored;
-use crate::store::{Found, Identity, Metadata};
+use crate::store::{Identity, Metadata};
 
 impl Engine {
     pub(super) fn open_template(
@@ -43,15 +43,6 @@ impl Engine {
         }
         let (metadata, identity) = self.find_template(template)?;
         self.author_found(template, &metadata, &identity)
-    }
-
-    fn find_template(&self, template: &TemplateRef) -> Result<(Metadata, Identity)> {
-        match self.store.find(&template.path)? {
-            Found::Template(metadata, identity) => Ok((metadata, identity)),
-            Found::Directory(..) => {
-                Err(Error::Stale(format!("{}: it became a directory", template.path.display())))
-            }
-        }
     }
 
     fn author_found(

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::name::Label;
 use crate::overlay::{Extent, Record};
 use crate::steps::step;
-use crate::store::{Found, Metadata};
+use crate::store::{Found, Identity, Metadata};
 use crate::views::View;
 
 impl Engine {
@@ -288,6 +288,16 @@ impl Engine {
         Ok(view)
     }
 
+    /// What the template's path leads to now, which may be another file.
+    pub(super) fn find_template(&self, template: &TemplateRef) -> Result<(Metadata, Identity)> {
+        match self.store.find(&template.path)? {
+            Found::Template(metadata, identity) => Ok((metadata, identity)),
+            Found::Directory(_) => {
+                Err(Error::Stale(format!("{}: it became a directory", template.path.display())))
+            }
+        }
+    }
+
     /// The template's metadata now; an error if its path has come to mean another file.
     pub(super) fn find_unchanged(&self, template: &TemplateRef) -> Result<Metadata> {
         match self.store.find(&template.path)? {
@@ -300,7 +310,6 @@ impl Engine {
     }
 }
 
-/// What is open already, and nothing of a file.
 /// An OPEN that panics once it is on record is answered EIO: nobody will release it.
 struct TakenBack<'a> {
     recorder: &'a Recorder,
@@ -315,6 +324,7 @@ impl Drop for TakenBack<'_> {
     }
 }
 
+/// What is open already, and nothing of a file.
 fn open_to_look(node: &Node, access: Access) -> Result<(Content, Plane)> {
     let content = node.content().0.ok_or_else(|| busy(node.id))?;
     let plane = match &content {

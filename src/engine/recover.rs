@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 
 use super::Engine;
 use super::ledger::{OpenFile, RESENT, Source};
-use super::nodes::{Content, PrivateRef, TemplateRef, What};
+use super::nodes::{Content, PrivateRef, What};
 use super::opened::{Handle, HandleId, Opened, Plane, ReadOnly};
 use super::shares::Thing;
 use crate::error::{Error, Result};
 use crate::keeper::Kept;
 use crate::memory::MemoryView;
 use crate::pins::Pinned;
-use crate::store::{Found, Metadata};
+use crate::store::Metadata;
 use crate::stragglers::each;
 pub use waiting::Waiting;
 
@@ -235,7 +235,7 @@ impl Engine {
         *held = Some(pinned.clone());
         let metadata = match pinned.template().readable() {
             Some(file) => store.metadata(file)?,
-            None => self.metadata_by_path(template)?,
+            None => self.find_template(template)?.0,
         };
         let content = match (file.source, private) {
             (Source::Memory, Some(private)) => Content::Memory(Arc::new(MemoryView::again(
@@ -249,15 +249,6 @@ impl Engine {
             _ => Content::Template(pinned),
         };
         Ok((content, metadata))
-    }
-
-    fn metadata_by_path(&self, template: &TemplateRef) -> Result<Metadata> {
-        match self.store.find(&template.path)? {
-            Found::Template(metadata, _) => Ok(metadata),
-            Found::Directory(_) => {
-                Err(Error::Stale(format!("{}: it became a directory", template.path.display())))
-            }
-        }
     }
 
     fn view_again(
