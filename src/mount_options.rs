@@ -72,9 +72,10 @@ fn option(word: &[u8]) -> Result<Option<MountOptions>> {
 /// What the long option that `key` names says with `value`.
 fn as_argument(word: &[u8], key: &[u8], value: Option<&[u8]>) -> Result<MountOptions> {
     let command = MountOptions::augment_args(Command::new("mount").no_binary_name(true));
-    let is_named = |long: &str| !key.contains(&b'-') && long.replace('-', "_").as_bytes() == key;
-    let argument = command.get_arguments().find(|argument| argument.get_long().is_some_and(is_named));
-    let Some((argument, long)) = argument.and_then(|found| Some((found, found.get_long()?))) else {
+    let is_named = |long: &&str| !key.contains(&b'-') && long.replace('-', "_").as_bytes() == key;
+    let named =
+        command.get_arguments().find_map(|argument| Some((argument, argument.get_long().filter(is_named)?)));
+    let Some((argument, long)) = named else {
         return Err(refused(&printable(word), "unknown option; `templatefs mount --help` lists them"));
     };
     let mut text = OsString::from(format!("--{long}"));

@@ -76,16 +76,15 @@ pub fn collect(mountpoint: Option<&Path>) -> Result<Collected> {
             Err(_) if mountpoint.is_none() => continue,
             other => other?,
         };
-        let shown = mount.display().to_string();
         collected.mounts += 1;
-        collected
-            .views
-            .extend(report.views.into_iter().map(|view| Listed { mountpoint: shown.clone(), view }));
-        collected
-            .set_aside
-            .extend(report.set_aside.into_iter().map(|view| ListedAside { mountpoint: shown.clone(), view }));
+        collected.views.extend(listed(&mount, report.views));
+        collected.set_aside.extend(listed(&mount, report.set_aside));
     }
     Ok(collected)
+}
+
+fn listed<V>(mount: &Path, views: Vec<V>) -> impl Iterator<Item = Listed<V>> {
+    views.into_iter().map(|view| Listed { mountpoint: mount.display().to_string(), view })
 }
 
 /// One that hides another on the same directory counts once.

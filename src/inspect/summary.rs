@@ -12,19 +12,14 @@ use crate::name::Label;
 
 /// A view, and the mount that it is on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Listed {
+pub struct Listed<V = ViewReport> {
     pub mountpoint: String,
     #[serde(flatten)]
-    pub view: ViewReport,
+    pub view: V,
 }
 
-/// One that is set aside, and the mount that it is on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ListedAside {
-    pub mountpoint: String,
-    #[serde(flatten)]
-    pub view: SetAsideReport,
-}
+/// One that is set aside.
+pub type ListedAside = Listed<SetAsideReport>;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum SortKey {
@@ -48,14 +43,17 @@ pub struct Filter {
 
 impl Filter {
     pub fn admits(&self, view: &ViewReport) -> bool {
-        self.template.as_ref().is_none_or(|template| *template == view.template)
-            && self.uid.is_none_or(|uid| uid == view.uid)
+        self.may_be(Some(&view.template), Some(view.uid))
     }
 
     /// Of what nothing is known all may be.
     pub fn may_admit(&self, view: &SetAsideReport) -> bool {
-        let template = self.template.as_ref().zip(view.template.as_ref());
-        let uid = self.uid.zip(view.uid);
+        self.may_be(view.template.as_deref(), view.uid)
+    }
+
+    fn may_be(&self, template: Option<&str>, uid: Option<u32>) -> bool {
+        let template = self.template.as_deref().zip(template);
+        let uid = self.uid.zip(uid);
         template.is_none_or(|(wanted, known)| wanted == known)
             && uid.is_none_or(|(wanted, known)| wanted == known)
     }
