@@ -5,7 +5,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Advice, CWD, FileType, Mode, fadvise, mknodat};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, kill_process};
 
-use common::files::{assert_refused, bytes_at, errno, open_ro, open_rw, opened, view_files};
+use common::files::{assert_refused, bytes_at, errno, nameless_view_files, open_ro, open_rw, opened};
 use common::limit::limit;
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, again_as_ordinary_user, is_root};
@@ -219,9 +219,8 @@ fn views_that_are_set_aside_are_listed_until_they_are_put_right_or_discarded() {
     });
     drop(opened(&mounted.path("t?rom=off&view=rest")));
     assert_eq!(set_aside(&mounted), []);
-    let nameless = view_files(&mounted).into_iter().find(|path| {
-        path.extension().is_some_and(|end| end == "map") && path.to_string_lossy().contains("/u-")
-    });
+    let is_map = |path: &PathBuf| path.extension().is_some_and(|end| end == "map");
+    let nameless = nameless_view_files(&mounted).into_iter().find(is_map);
     let maps = ["n-a.map", "n-rest.map"].map(|name| mounted.state.join("views").join(name));
     let maps = [maps[0].clone(), nameless.unwrap(), maps[1].clone()];
     let mut before = Vec::new();

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use common::clones::open_directory;
 use common::files::{
-    assert_refused, bytes_at, error_line, open_ro, opened, view_files, wait_for_no_view_files,
+    assert_refused, bytes_at, error_line, nameless_view_files, open_ro, opened, wait_for_no_view_files,
 };
 use common::limit::{limit, poll};
 use common::maps::Mapping;
@@ -377,7 +377,6 @@ fn a_panic_costs_at_most_its_own_request() {
     }
     assert!(used.mounted.log().contains("a defect of templatefs, please report it"));
     // An OPEN that was answered EIO has opened nothing.
-    let nameless = |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes().starts_with(b"u-");
-    let gone = poll(SOON, || (!view_files(&used.mounted).iter().any(nameless)).then_some(()));
-    assert!(gone.is_some(), "left over: {:?}", view_files(&used.mounted));
+    let gone = poll(SOON, || nameless_view_files(&used.mounted).is_empty().then_some(()));
+    assert!(gone.is_some(), "left over: {:?}", nameless_view_files(&used.mounted));
 }

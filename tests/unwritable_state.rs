@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 
 use common::child;
-use common::files::{SOON, assert_refused, bytes_at, open_ro, open_rw, opened, view_files};
+use common::files::{SOON, assert_refused, bytes_at, nameless_view_files, open_ro, open_rw, opened};
 use common::limit::{limit, poll};
 use common::maps::Mapping;
 use common::mounted::{Mounted, Options, is_root};
@@ -216,10 +216,8 @@ fn views_whose_files_cannot_be_read_then_are_taken_over_when_they_can() {
         let nameless = opened(&mounted.path("t?rom=off"));
         let own = opened(&mounted.path("t?rom=off&view=own"));
         [&lost, &nameless, &own].into_iter().for_each(|view| view.write_all_at(b"written", 0).unwrap());
-        let files = view_files(&mounted);
-        let of_nameless =
-            files.iter().find_map(|path| path.file_name()?.to_str().filter(|file| file.starts_with("u-")));
-        let of_nameless = of_nameless.and_then(|file| file.split('.').next()).unwrap();
+        let nameless_files = nameless_view_files(&mounted);
+        let of_nameless = nameless_files[0].file_stem().and_then(|stem| stem.to_str()).unwrap();
         stuck.lose(&name.replace("u-NODE", of_nameless));
         let dead = mounted.serving();
         kill_process(dead, Signal::KILL).unwrap();

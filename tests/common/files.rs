@@ -93,6 +93,12 @@ pub fn view_files(mounted: &Mounted) -> Vec<PathBuf> {
     tree(&mounted.state.join("views")).into_iter().map(|(path, _)| path).collect()
 }
 
+/// Those of views without a name.
+pub fn nameless_view_files(mounted: &Mounted) -> Vec<PathBuf> {
+    let is_nameless = |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes().starts_with(b"u-");
+    view_files(mounted).into_iter().filter(is_nameless).collect()
+}
+
 /// Waits until the daemon keeps no file of any view. RELEASE comes after close(2) has returned.
 #[track_caller]
 pub fn wait_for_no_view_files(mounted: &Mounted) {

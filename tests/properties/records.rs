@@ -64,12 +64,16 @@ fn the_map_of_a_view(bytes: &[u8]) {
         a_map(version, size, words, offset);
     }
     let unit = offset / 512;
-    let mut states: Vec<u64> = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let mut states = words_of(words);
     states.resize(states.len().next_multiple_of(Units::Sealed.words()), 0);
     // The records before them take 16 KiB.
     if let Some(at) = unit.checked_mul(512).and_then(|at| at.checked_add(16384)) {
         a_map(3, size, &Units::Sealed.encode(unit, &states), at);
     }
+}
+
+fn words_of(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }
 
 fn a_map(version: u32, size: u64, words: &[u8], offset: u64) {
@@ -110,8 +114,7 @@ fn a_map(version: u32, size: u64, words: &[u8], offset: u64) {
 
 fn the_words_of_a_map(bytes: &[u8]) {
     let Some(((first, page), words)) = two_numbers(bytes) else { return };
-    let words: Vec<u64> =
-        words.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+    let words = words_of(words);
     let mut map = PageMap::default();
     if !map.load(first, &words) {
         assert_eq!((map.private(), map.zero()), (0, 0));
